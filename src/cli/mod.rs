@@ -1,0 +1,1 @@
+//! Commands, output, exit codes.

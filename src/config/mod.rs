@@ -1,0 +1,1 @@
+//! One checked configuration, from defaults, file, environment and flags.

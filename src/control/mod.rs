@@ -1,0 +1,1 @@
+//! The door to the operator: a Unix socket that speaks JSON lines.

@@ -1,0 +1,3 @@
+//! The `tetherfs` command.
+
+fn main() {}

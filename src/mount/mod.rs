@@ -1,0 +1,1 @@
+//! Assembly in start order, signals, tear-down in reverse.

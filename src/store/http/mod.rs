@@ -1,0 +1,1 @@
+//! What back ends that speak HTTP share; the only place that says `reqwest`.

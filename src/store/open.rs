@@ -1,0 +1,53 @@
+//! From a location to a store with its wrappers around it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::observe::Metrics;
+use crate::store::{Location, ObjectStore, S3Options};
+
+/// How a store is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// For `s3://`.
+    pub s3: S3Options,
+    /// Most requests in flight.
+    pub requests_max: usize,
+    /// Longest wait for an answer to begin, and for the next bytes of a body.
+    pub stall_timeout: Duration,
+    /// Most attempts of one operation, the first included.
+    pub attempts_max: u32,
+    /// Upper bound of the wait between two attempts.
+    pub backoff_max: Duration,
+}
+
+/// Why a volume cannot be opened; says what to do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The options make no sense.
+    #[error("{0}")]
+    Options(String),
+    /// No credentials were found.
+    #[error("{0}")]
+    Credentials(String),
+    /// The store refuses or cannot be reached.
+    #[error("cannot open {volume}: {source}. {advice}")]
+    Store {
+        /// The volume.
+        volume: String,
+        /// What happened.
+        source: crate::store::Error,
+        /// What to do.
+        advice: String,
+    },
+}
+
+/// Opens a volume: finds credentials, checks that the bucket is there, probes what the server can do, and puts the
+/// wrappers around the back end.
+pub async fn open(
+    _location: &Location,
+    _options: &Options,
+    _metrics: Arc<Metrics>,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    unimplemented!()
+}

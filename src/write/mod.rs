@@ -1,0 +1,373 @@
+//! Local changes on their way into the bucket: staging files, upload sessions, the journal, recovery.
+//!
+//! Contract:
+//! * What [`WriteFile::sync`] acknowledged survives power loss; what [`WriteFile::seal`] acknowledged survives the death
+//!   of this process. Both are committed by a later mount as of that point, if this one does not get there.
+//! * An object is completed once, conditionally, and only with the content of one sealed snapshot.
+//! * Nothing acknowledged is deleted but by [`Writer::discard`] or [`WriteFile::discard`].
+//! * Sessions are keyed by session id, object key and staging file, never by inode.
+//! * Recovery is the run itself, replayed: [`Writer::open`] folds the journal's events into the same sessions.
+//! * News goes up as [`Event`]s; the room never calls upward. Bytes of a base object come through [`BaseSource`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::observe::Metrics;
+use crate::store::{ObjectStore, Precondition};
+use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
+
+/// How writing goes about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where journal, staging files and `recovered/` are. The caller holds its lease.
+    pub directory: PathBuf,
+    /// Most bytes in staging files; beyond it writers get [`Error::StagingFull`].
+    pub staging_bytes_max: ByteSize,
+    /// Bytes of the first parts; later ones grow so that any size fits the store's part count.
+    pub part_bytes: ByteSize,
+    /// Most bytes of parts in memory at once.
+    pub memory_bytes: ByteSize,
+    /// Parts in flight over all sessions.
+    pub requests_max: usize,
+    /// Longest that [`WriteFile::commit`] waits without progress.
+    pub close_timeout: Duration,
+    /// What happens when another writer's version is in the bucket at completion.
+    pub on_conflict: OnConflict,
+    /// This machine's name, for the names of conflict copies.
+    pub host: String,
+}
+
+/// What to do when the bucket holds another version than the one our change is based on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnConflict {
+    /// Upload ours as `NAME.conflict-HOST-TIME`.
+    #[default]
+    KeepBoth,
+    /// Leave ours staged and report it.
+    Fail,
+    /// Replace theirs.
+    Overwrite,
+}
+
+/// Bytes of objects that local changes are based on. Implemented above, by the room that can read.
+#[async_trait]
+pub trait BaseSource: Send + Sync + 'static {
+    /// The bytes of `range` of exactly this version.
+    async fn base(&self, object: &ObjectId, range: ByteRange) -> Result<Bytes, BaseError>;
+}
+
+/// Why base bytes cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BaseError {
+    /// That version is gone: the change cannot be completed as it was meant.
+    #[error("the version that the changes are based on is gone")]
+    Gone,
+    /// Not now.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+}
+
+/// What happened to a session, for the room above.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The sealed content is in the bucket.
+    Committed {
+        /// The session.
+        session: SessionId,
+        /// The object as it is now.
+        object: ObjectMeta,
+        /// Whether nothing was written since that seal, so that the object is the file.
+        is_current: bool,
+    },
+    /// Another writer's version is under the key; ours went to `kept_as`, or stays staged when that is `None`.
+    Conflicted {
+        /// The session.
+        session: SessionId,
+        /// The key both wanted.
+        key: Key,
+        /// The conflict copy.
+        kept_as: Option<ObjectMeta>,
+    },
+    /// An upload failed in a way that will not pass by itself; it is kept and tried again now and then.
+    Stuck {
+        /// The session.
+        session: SessionId,
+        /// The key.
+        key: Key,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a change was not taken or not committed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The staging limit is reached.
+    #[error("the staging limit of {limit} is reached")]
+    StagingFull {
+        /// The limit.
+        limit: ByteSize,
+    },
+    /// The local disk refuses. `errno` is the system's number.
+    #[error("staging: {detail}")]
+    Staging {
+        /// The system's error number.
+        errno: i32,
+        /// What was tried and what the system said.
+        detail: String,
+    },
+    /// No progress within the deadline. The data are kept and go on by themselves.
+    #[error("no progress for {waited:?}: {reason}")]
+    Timeout {
+        /// The deadline.
+        waited: Duration,
+        /// The last failure.
+        reason: String,
+    },
+    /// Another writer's version is in the bucket. Ours is kept (see [`Event::Conflicted`]).
+    #[error("{key} was changed by another writer; this version is kept {}", kept_as.as_ref().map_or("in staging".to_owned(), |k| format!("as {k}")))]
+    Conflict {
+        /// The key both wanted.
+        key: Key,
+        /// The conflict copy.
+        kept_as: Option<Key>,
+    },
+    /// The store refuses for good. The data are kept.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// The base version is gone. The data are kept.
+    #[error("the version that the changes to {key} are based on is gone")]
+    BaseGone {
+        /// The key.
+        key: Key,
+    },
+}
+
+/// The write side of a volume.
+#[derive(Debug)]
+pub struct Writer {}
+
+/// What a mount found of the time before it.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Files with changes that are being uploaded again: to be shown under their names with these contents.
+    pub pending: Vec<Arc<WriteFile>>,
+    /// Files that were neither flushed nor synced. Not shown under their names.
+    pub interrupted: Vec<SessionStatus>,
+}
+
+impl Writer {
+    /// Opens the state directory, replays the journal and starts to finish what it says, behind the caller.
+    /// Must be called on the runtime that will do the uploading.
+    pub fn open(
+        _store: Arc<dyn ObjectStore>,
+        _base: Arc<dyn BaseSource>,
+        _options: Options,
+        _metrics: Arc<Metrics>,
+    ) -> Result<(Arc<Writer>, Recovered, mpsc::UnboundedReceiver<Event>), Error> {
+        unimplemented!()
+    }
+
+    /// Begins changing the file under `key`. `base` is the version whose bytes show through where nothing is written
+    /// (`None`: nothing shows through), `expected` what must be under the key at completion. No request is made.
+    pub fn create(
+        self: &Arc<Self>,
+        _key: Key,
+        _base: Option<ObjectId>,
+        _expected: Precondition,
+        _attributes: Attributes,
+    ) -> Result<Arc<WriteFile>, Error> {
+        unimplemented!()
+    }
+
+    /// Every session that is not in the bucket yet, oldest first.
+    pub fn sessions(&self) -> Vec<SessionStatus> {
+        unimplemented!()
+    }
+
+    /// Gives up an interrupted or stuck session and its data, at the user's word.
+    pub async fn discard(&self, _session: SessionId) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// Moves an object under another key, finished after a crash. `replaces` is what must be under the target.
+    pub async fn rename(
+        &self,
+        _source: &ObjectId,
+        _target: &Key,
+        _replaces: Precondition,
+    ) -> Result<ObjectMeta, Error> {
+        unimplemented!()
+    }
+
+    /// Replaces an object's attributes, its bytes staying as they are.
+    pub async fn replace_attributes(
+        &self,
+        _object: &ObjectId,
+        _attributes: Attributes,
+    ) -> Result<ObjectMeta, Error> {
+        unimplemented!()
+    }
+
+    /// Waits until every sealed session is in the bucket (interrupted ones excepted) or none can go on.
+    pub async fn drained(&self) {
+        unimplemented!()
+    }
+
+    /// Stops sending and syncs the journal. Sealed sessions go on at the next [`Writer::open`].
+    pub async fn shutdown(&self) {
+        unimplemented!()
+    }
+}
+
+/// One session as an operator sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The session.
+    pub session: SessionId,
+    /// The key it will be committed under.
+    pub key: Key,
+    /// How far it is.
+    pub state: SessionPhase,
+    /// Length of the content in bytes.
+    pub bytes: u64,
+    /// Bytes the store has already.
+    pub sent_bytes: u64,
+    /// When the program first wrote.
+    pub since: UnixTime,
+    /// The last failure.
+    pub last_error: Option<String>,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionPhase {
+    /// A program is writing.
+    Writing,
+    /// Sealed, not begun.
+    Queued,
+    /// Parts are on their way.
+    Sending,
+    /// All parts are there; being made the object.
+    Completing,
+    /// Failing in a way that will not pass by itself.
+    Stuck,
+    /// Neither flushed nor synced when the daemon died.
+    Interrupted,
+    /// Another writer's version is in the way and the user wants to decide.
+    Conflicted,
+}
+
+/// One piece of a read from a file under change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Piece {
+    /// These bytes, from staging.
+    Staged(Vec<u8>),
+    /// These bytes of the base object.
+    Base(ByteRange),
+    /// This many zeros.
+    Zeros(u64),
+}
+
+/// A file under change: its staging data over its base. Shared by all handles of the file; dropped when the last is
+/// closed and nothing is pending. Methods that are not `async` do local file calls only.
+#[derive(Debug)]
+pub struct WriteFile {}
+
+impl WriteFile {
+    /// The session that the present content will be committed by.
+    pub fn session(&self) -> SessionId {
+        unimplemented!()
+    }
+
+    /// The key it will be committed under.
+    pub fn key(&self) -> Key {
+        unimplemented!()
+    }
+
+    /// The object whose bytes show through, if any.
+    pub fn base(&self) -> Option<ObjectId> {
+        unimplemented!()
+    }
+
+    /// Length of the present content in bytes.
+    pub fn size(&self) -> u64 {
+        unimplemented!()
+    }
+
+    /// Attributes that will be committed with it.
+    pub fn attributes(&self) -> Attributes {
+        unimplemented!()
+    }
+
+    /// Changes the attributes; the file is dirty after that.
+    pub fn set_attributes(&self, _attributes: Attributes) {
+        unimplemented!()
+    }
+
+    /// Takes bytes at `offset`.
+    pub fn write(&self, _offset: u64, _bytes: &[u8]) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// Cuts or extends (with zeros) to `size`.
+    pub fn truncate(&self, _size: u64) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// The bytes of `range`, cut at the file's size, as pieces in order.
+    pub fn read(&self, _range: ByteRange) -> Result<Vec<Piece>, Error> {
+        unimplemented!()
+    }
+
+    /// Whether there are changes that no seal holds yet.
+    pub fn is_dirty(&self) -> bool {
+        unimplemented!()
+    }
+
+    /// Whether anything sealed is not yet in the bucket.
+    pub fn is_pending(&self) -> bool {
+        unimplemented!()
+    }
+
+    /// Takes the present content for upload and returns at once. Survives the death of this process.
+    /// Does nothing when nothing is dirty.
+    pub fn seal(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// Seals, and waits until it survives power loss.
+    pub async fn sync(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// Seals, and waits until the content is in the bucket. Fails with the session's error when it is stuck, with
+    /// [`Error::Timeout`] without progress; the data stay queued either way. A later call waits or fails again.
+    pub async fn commit(&self) -> Result<ObjectMeta, Error> {
+        unimplemented!()
+    }
+
+    /// The file has another name from now on; what is on its way under the old one is taken back or, if already
+    /// committed, was committed by an [`Event::Committed`] before this returns.
+    pub async fn rename(&self, _key: Key, _expected: Precondition) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// The file was removed: its data and its upload are given up.
+    pub async fn discard(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// The last handle was closed. What is sealed goes on; what is dirty is sealed first.
+    pub fn close(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+}

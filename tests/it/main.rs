@@ -1,0 +1,3 @@
+//! Tests from outside: real mounts, real servers, crashes.
+
+fn main() {}
