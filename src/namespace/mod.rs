@@ -214,6 +214,16 @@ impl Namespace {
         unimplemented!()
     }
 
+    /// Changes a directory's attributes, kept in its marker object (which is made when there is none).
+    pub async fn set_directory_attributes(
+        &self,
+        _ino: Ino,
+        _attributes: Attributes,
+        _now: Instant,
+    ) -> Result<(), Error> {
+        unimplemented!()
+    }
+
     /// Removes an empty directory.
     pub async fn rmdir(&self, _parent: Ino, _name: &OsStr, _now: Instant) -> Result<(), Error> {
         unimplemented!()
