@@ -9,6 +9,9 @@
 //! * Recovery is the run itself, replayed: [`Writer::open`] folds the journal's events into the same sessions.
 //! * News goes up as [`Event`]s; the room never calls upward. Bytes of a base object come through [`BaseSource`].
 
+mod extents;
+mod staging;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
