@@ -76,7 +76,7 @@ impl FileSystem {
         let Some(attributes) = changed(known, changes) else {
             return Ok(());
         };
-        Ok(self.namespace.set_directory_attributes(known.ino, attributes, Instant::now()).await?)
+        Ok(self.namespace.set_directory_attributes(known.ino, attributes).await?)
     }
 
     async fn set_file_attr(&self, state: &Arc<FileState>, known: &Attr, changes: AttrChanges) -> Result<()> {

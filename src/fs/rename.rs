@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::fs::error::{Error, Result};
 use crate::fs::file::FileState;
 use crate::fs::{Attr, FileKind, FileSystem};
-use crate::types::{Ino, Key};
+use crate::types::{Ino, Key, ObjectMeta};
 use crate::write::Precondition;
 
 /// What a rename does about a name that is taken.
@@ -77,13 +77,17 @@ impl FileSystem {
             (Some(_), RenameMode::Replace) | (None, RenameMode::Replace | RenameMode::KeepTarget) => {}
         }
         let key = self.namespace.child_key(to.parent, &to.name)?;
-        self.move_content(source.ino, target.map(|attr| attr.ino), key).await?;
+        self.namespace.keep_directory(from.parent, &from.name, Instant::now()).await?;
+        let moved = self.move_content(source.ino, target.map(|attr| attr.ino), key).await?;
         self.namespace.rename(from.parent, &from.name, to.parent, &to.name, Instant::now())?;
+        if let Some(object) = moved {
+            self.namespace.committed(source.ino, &object, Instant::now());
+        }
         Ok(())
     }
 
-    /// Brings the content of `source` under `key`, in the bucket or on its way there.
-    async fn move_content(&self, source: Ino, target: Option<Ino>, key: Key) -> Result<()> {
+    /// Brings the content of `source` under `key`: the object it is there, or `None` while it is still on its way.
+    async fn move_content(&self, source: Ino, target: Option<Ino>, key: Key) -> Result<Option<ObjectMeta>> {
         let state = self.files.open(source);
         let result = {
             let _gate = state.gate.lock().await;
@@ -93,7 +97,12 @@ impl FileSystem {
         result
     }
 
-    async fn move_held(&self, state: &Arc<FileState>, target: Option<Ino>, key: Key) -> Result<()> {
+    async fn move_held(
+        &self,
+        state: &Arc<FileState>,
+        target: Option<Ino>,
+        key: Key,
+    ) -> Result<Option<ObjectMeta>> {
         let replaces = match target {
             Some(target) => self.replaced_by_rename(target).await?,
             None => Precondition::Absent,
@@ -106,7 +115,7 @@ impl FileSystem {
                 file.rename(key.clone(), replaces).await?;
                 self.files.unwatch_key(&old_key, state.ino);
                 self.files.watch_key(key, state.ino);
-                Ok(())
+                Ok(None)
             }
             (Some(file), Some(_)) => {
                 // Changes over an object: they are finished under the old name first, then the object moves.
@@ -120,29 +129,13 @@ impl FileSystem {
                 self.namespace.committed(state.ino, &object, Instant::now());
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
                 self.files.unwatch_key(&object.id.key, state.ino);
-                self.settle_moved(state, moved);
-                Ok(())
+                Ok(Some(settle_moved(state, moved)))
             }
             (None, Some(object)) => {
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
-                self.settle_moved(state, moved);
-                Ok(())
+                Ok(Some(settle_moved(state, moved)))
             }
             (None, None) => Err(Error::NotFound),
-        }
-    }
-
-    /// The file is this object now, under its new key; handles that are open go on with it.
-    fn settle_moved(&self, state: &FileState, moved: crate::types::ObjectMeta) {
-        self.namespace.committed(state.ino, &moved, Instant::now());
-        let left = {
-            let mut content = state.content();
-            let left = content.local().map(|local| local.file.clone());
-            content.set_remote(moved);
-            left
-        };
-        if let Some(file) = left {
-            file.forget();
         }
     }
 
@@ -174,4 +167,18 @@ impl FileSystem {
         self.namespace.forget(attr.ino, 1);
         Ok(attr)
     }
+}
+
+/// The file is this object now, under its new key; handles that are open go on with it.
+fn settle_moved(state: &FileState, moved: ObjectMeta) -> ObjectMeta {
+    let left = {
+        let mut content = state.content();
+        let left = content.local().map(|local| local.file.clone());
+        content.set_remote(moved.clone());
+        left
+    };
+    if let Some(file) = left {
+        file.forget();
+    }
+    moved
 }

@@ -12,10 +12,10 @@ use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Survival};
 use crate::namespace::{Attr, Error, FileKind, Namespace};
 use crate::store::{self, DeleteOptions, ErrorKind, Precondition, PutOptions};
-use crate::types::{Attributes, Ino, Key, ObjectMeta, UploadToken};
+use crate::types::{Attributes, ETag, Ino, Key, ObjectId, ObjectMeta, UploadToken};
 
-/// Most times that a removal is sent because its answer was lost.
-const DELETES_MAX: u32 = 3;
+/// Most times that a change is sent because its answer was lost, where sending twice is sending once.
+const SENDS_MAX: u32 = 3;
 
 impl Namespace {
     /// Adds a file that exists only locally so far; counts as one lookup. `Exists` if a name is known to be there
@@ -94,6 +94,21 @@ impl Namespace {
         tree.set_marker(ino, marker);
         tree.count(ino)?;
         Ok(tree.inode(ino)?.attr(&self.options))
+    }
+
+    /// Changes a directory's attributes, which its marker object carries; it is made where there is none. The root has no
+    /// marker: its attributes last as long as the mount. `Stale`, `NotDirectory`.
+    pub async fn set_directory_attributes(&self, ino: Ino, attributes: Attributes) -> Result<(), Error> {
+        let prefix = self.tree().prefix(ino)?;
+        let marker = if prefix.is_empty() {
+            let key = Key::new(".").expect("a dot is a key");
+            let id = ObjectId { key, etag: ETag::new(""), size: 0 };
+            ObjectMeta { id, modified: self.options.mounted_at, attributes: None, token: None, crc64: None }
+        } else {
+            self.replace_marker(&names::marker_key(&prefix)?, &attributes).await?
+        };
+        self.tree().set_marker(ino, ObjectMeta { attributes: Some(attributes), ..marker });
+        Ok(())
     }
 
     /// Removes an empty directory. `NotEmpty` also when it holds keys that are not shown. `NotFound`, `NotDirectory`.
@@ -201,6 +216,18 @@ impl Namespace {
         Ok(Some(marker))
     }
 
+    /// Puts a marker, whatever is there: markers have no content that could be lost. Putting twice is putting once.
+    async fn replace_marker(&self, key: &Key, attributes: &Attributes) -> Result<ObjectMeta, store::Error> {
+        let mut sent = 1;
+        loop {
+            let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
+            match self.store.put(key, Bytes::new(), options).await {
+                Err(error) if error.kind == ErrorKind::Ambiguous && sent < SENDS_MAX => sent += 1,
+                result => return result,
+            }
+        }
+    }
+
     /// Removes an object. Removing twice is removing once, so a lost answer is asked for again.
     async fn delete(&self, key: &Key) -> Result<(), store::Error> {
         let mut sent = 1;
@@ -209,7 +236,7 @@ impl Namespace {
                 Ok(()) => return Ok(()),
                 Err(error) => match error.kind {
                     ErrorKind::NotFound => return Ok(()),
-                    ErrorKind::Ambiguous if sent < DELETES_MAX => sent += 1,
+                    ErrorKind::Ambiguous if sent < SENDS_MAX => sent += 1,
                     ErrorKind::Ambiguous
                     | ErrorKind::NoVolume
                     | ErrorKind::Precondition
