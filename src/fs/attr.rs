@@ -85,7 +85,7 @@ impl FileSystem {
             if state.local().is_none() {
                 let object =
                     self.namespace.object(state.ino, Instant::now()).await?.ok_or(Error::NotFound)?;
-                state.content().set_remote(object);
+                state.content().set_remote(object.into());
             }
             if let Some(size) = changes.size {
                 self.truncate(state, size)?;
@@ -111,11 +111,10 @@ impl FileSystem {
             }
             content.remote().cloned().ok_or(Error::BadHandle)?
         };
-        let content_type = object.attributes.as_ref().and_then(|a| a.content_type.clone());
-        let attributes = Attributes { content_type, ..attributes };
+        let attributes = Attributes { content_type: object.content_type, ..attributes };
         let object = self.writer.replace_attributes(&object.id, attributes).await?;
         self.namespace.committed(state.ino, &object, Instant::now());
-        state.content().set_remote(object);
+        state.content().set_remote(object.into());
         Ok(())
     }
 

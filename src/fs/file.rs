@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::read::ReadStream;
-use crate::types::{Attributes, Ino, Key, ObjectMeta, UnixTime};
+use crate::types::{Attributes, Ino, Key, ObjectId, ObjectMeta, UnixTime};
 use crate::write::WriteFile;
 
 /// One file that is open or has local changes.
@@ -32,9 +32,27 @@ pub(crate) enum Source {
     /// Not asked yet.
     Unknown,
     /// An object as it is in the bucket.
-    Remote(ObjectMeta),
+    Remote(RemoteFile),
     /// Local changes, over an object or over nothing.
     Local(LocalFile),
+}
+
+/// A file without local changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct RemoteFile {
+    /// Which bytes.
+    pub(crate) id: ObjectId,
+    /// Kept when the file is rewritten. `None` also where nobody asked for the object's metadata, which only writing needs.
+    pub(crate) content_type: Option<String>,
+}
+
+impl From<ObjectMeta> for RemoteFile {
+    fn from(object: ObjectMeta) -> RemoteFile {
+        RemoteFile {
+            id: object.id,
+            content_type: object.attributes.and_then(|attributes| attributes.content_type),
+        }
+    }
 }
 
 /// A file with local changes.
@@ -109,7 +127,7 @@ impl Content {
         }
     }
 
-    pub(crate) fn remote(&self) -> Option<&ObjectMeta> {
+    pub(crate) fn remote(&self) -> Option<&RemoteFile> {
         match &self.source {
             Source::Remote(object) => Some(object),
             Source::Unknown | Source::Local(_) => None,
@@ -117,7 +135,7 @@ impl Content {
     }
 
     /// The file is this object now. Handles that read look again.
-    pub(crate) fn set_remote(&mut self, object: ObjectMeta) {
+    pub(crate) fn set_remote(&mut self, object: RemoteFile) {
         let same_bytes = self.remote().is_some_and(|now| now.id == object.id);
         self.source = Source::Remote(object);
         if !same_bytes {

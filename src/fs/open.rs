@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use crate::fs::error::{Error, Result};
-use crate::fs::file::{Closed, FileState, LocalFile, Source};
+use crate::fs::file::{Closed, FileState, LocalFile, RemoteFile, Source};
 use crate::fs::handles::FileHandle;
 use crate::fs::{Attr, CommitMode, FileSystem};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
@@ -150,13 +150,28 @@ impl FileSystem {
     async fn prepare_open(&self, state: &Arc<FileState>, mode: OpenMode) -> Result<()> {
         let _gate = state.gate.lock().await;
         if state.local().is_none() {
-            let object = self.namespace.object(state.ino, Instant::now()).await?.ok_or(Error::NotFound)?;
-            state.content().set_remote(object);
+            self.look_at_object(state, mode).await?;
         }
         match mode {
             OpenMode::Read | OpenMode::Write => Ok(()),
             OpenMode::Truncate => self.truncate(state, 0),
         }
+    }
+
+    /// Finds out which object the file is. Reading needs no more than its version, which a listing tells too.
+    async fn look_at_object(&self, state: &FileState, mode: OpenMode) -> Result<()> {
+        let now = Instant::now();
+        if mode.is_writable() {
+            let object = self.namespace.object(state.ino, now).await?.ok_or(Error::NotFound)?;
+            state.content().set_remote(object.into());
+        } else {
+            let id = self.namespace.version(state.ino, now).await?.ok_or(Error::NotFound)?;
+            let mut content = state.content();
+            if content.remote().is_none_or(|known| known.id != id) {
+                content.set_remote(RemoteFile { id, content_type: None });
+            }
+        }
+        Ok(())
     }
 
     /// One handle of the file less; after the last one, what is changed goes on its way without anybody waiting.
@@ -200,7 +215,7 @@ impl FileSystem {
                 uid: Some(known.uid),
                 gid: Some(known.gid),
                 mtime: Some(known.mtime),
-                content_type: object.attributes.as_ref().and_then(|a| a.content_type.clone()),
+                content_type: object.content_type,
             };
             let key = object.id.key.clone();
             let expected = Precondition::Matches(object.id.etag.clone());

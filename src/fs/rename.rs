@@ -174,7 +174,7 @@ fn settle_moved(state: &FileState, moved: ObjectMeta) -> ObjectMeta {
     let left = {
         let mut content = state.content();
         let left = content.local().map(|local| local.file.clone());
-        content.set_remote(moved.clone());
+        content.set_remote(moved.clone().into());
         left
     };
     if let Some(file) = left {
