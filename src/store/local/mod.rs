@@ -145,12 +145,10 @@ impl ObjectStore for LocalStore {
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let mut results = Vec::with_capacity(keys.len());
-        for key in keys {
-            let deleted = |tree: &Tree, about: About<'_>| tree.delete(about, DeleteOptions::default());
-            results.push(self.blocking(Op::DeleteMany, key, deleted).await);
-        }
-        Ok(results)
+        let (tree, keys) = (self.tree.clone(), keys.to_vec());
+        let deleted = task::spawn_blocking("local delete", move || tree.delete_many(&keys)).await;
+        deleted
+            .map_err(|lost| Error::of(Op::DeleteMany, ErrorKind::Ambiguous, format!("interrupted: {lost}")))
     }
 
     async fn begin_upload(&self, key: &Key, options: UploadOptions) -> Result<Upload> {

@@ -19,7 +19,7 @@ use crate::store::rules::About;
 use crate::store::{
     CopyOptions, DeleteOptions, Error, ErrorKind, MetadataDirective, Op, Precondition, PutOptions, Result,
 };
-use crate::types::{Crc64, ETag, ObjectId, ObjectMeta};
+use crate::types::{Crc64, ETag, Key, ObjectId, ObjectMeta};
 
 /// Never waits for the other end of a pipe.
 const OBJECT_FLAGS: OFlags = OFlags::RDONLY
@@ -42,7 +42,7 @@ pub(crate) struct Tree {
 #[derive(Debug)]
 pub(crate) enum Occupant {
     Nothing,
-    Object(Found),
+    Object(Box<Found>),
     /// Something that is no object under this key: a directory where a file is asked for, or the other way round, a link,
     /// a device.
     Other,
@@ -105,7 +105,7 @@ impl Tree {
     pub fn find(&self, about: About<'_>) -> Result<Found> {
         let place = Place::of(about)?;
         match self.look(&place).map_err(|error| failure(about, "cannot open", error))? {
-            Occupant::Object(found) => Ok(found),
+            Occupant::Object(found) => Ok(*found),
             Occupant::Nothing | Occupant::Other => {
                 Err(about.error(ErrorKind::NotFound, "there is no such object"))
             }
@@ -195,6 +195,40 @@ impl Tree {
 
     /// Removes an object. A directory that is not empty stays, as its contents need it.
     pub fn delete(&self, about: About<'_>, options: DeleteOptions) -> Result<()> {
+        match self.unlink(about, options)? {
+            Some(parent) => sync_names(about, &parent),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes objects; each directory is synced once.
+    pub fn delete_many(&self, keys: &[Key]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(keys.len());
+        // The last directory changed, and from which result on it is not synced.
+        let mut unsynced: Option<(OwnedFd, &str, usize)> = None;
+        for (index, key) in keys.iter().enumerate() {
+            let above = key.as_str().trim_end_matches('/').rsplit_once('/').map_or("", |(above, _)| above);
+            if let Some((parent, _, first)) = unsynced.take_if(|(_, last, _)| *last != above) {
+                sync_deleted(&parent, &keys[first..index], &mut results[first..]);
+            }
+            match self.unlink(About { op: Op::DeleteMany, key }, DeleteOptions::default()) {
+                Ok(Some(parent)) => {
+                    let first = unsynced.map_or(index, |(_, _, first)| first);
+                    unsynced = Some((parent, above, first));
+                    results.push(Ok(()));
+                }
+                Ok(None) => results.push(Ok(())),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        if let Some((parent, _, first)) = unsynced {
+            sync_deleted(&parent, &keys[first..], &mut results[first..]);
+        }
+        results
+    }
+
+    /// Removes a name, if the precondition holds. Answers with the directory to sync, if it has changed.
+    fn unlink(&self, about: About<'_>, options: DeleteOptions) -> Result<Option<OwnedFd>> {
         let place = Place::of(about)?;
         let precondition = options.if_match.map_or(Precondition::None, Precondition::Matches);
         let failed = |error| failure(about, "cannot remove", error);
@@ -202,7 +236,9 @@ impl Tree {
         let guard = work.lock().map_err(failed)?;
         let found = match self.look(&place).map_err(failed)? {
             Occupant::Object(found) => found,
-            Occupant::Nothing | Occupant::Other => return about.check_precondition(&precondition, None),
+            Occupant::Nothing | Occupant::Other => {
+                return about.check_precondition(&precondition, None).map(|()| None);
+            }
         };
         about.check_precondition(&precondition, Some(&found.etag()))?;
         let parent = self.directory(&place.parents).map_err(failed)?;
@@ -211,12 +247,12 @@ impl Tree {
             PlaceKind::Directory => AtFlags::REMOVEDIR,
         };
         match rustix::fs::unlinkat(&parent, place.name, flags) {
-            Err(Errno::NOTEMPTY | Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::NOENT) => return Ok(None),
             removed => removed.map_err(|error| failed(error.into()))?,
         }
         drop(guard);
         work.records.forget(&found);
-        sync_names(about, &parent)
+        Ok(Some(parent))
     }
 
     /// Looks whether a precondition holds, to fail before the work instead of after it.
@@ -342,7 +378,7 @@ impl Tree {
             PlaceKind::File => found.metadata.is_file(),
             PlaceKind::Directory => found.metadata.is_dir(),
         };
-        Ok(if fits { Occupant::Object(found) } else { Occupant::Other })
+        Ok(if fits { Occupant::Object(Box::new(found)) } else { Occupant::Other })
     }
 
     /// Opens a directory; makes what is missing of it, durably.
@@ -409,7 +445,19 @@ pub(crate) fn kind_of(op: Op, error: &io::Error) -> ErrorKind {
 
 /// Makes a change of names durable. The change is visible already, so failure is no clear "no".
 fn sync_names(about: About<'_>, directory: &OwnedFd) -> Result<()> {
-    rustix::fs::fsync(directory).map_err(|error| {
-        about.error(ErrorKind::Ambiguous, format!("done, but cannot be made durable: {error}"))
-    })
+    rustix::fs::fsync(directory).map_err(|error| not_durable(about, error))
+}
+
+/// Makes removals durable; where that fails, none of them is certain.
+fn sync_deleted(parent: &OwnedFd, keys: &[Key], results: &mut [Result<()>]) {
+    let Err(error) = rustix::fs::fsync(parent) else {
+        return;
+    };
+    for (key, result) in keys.iter().zip(results).filter(|(_, result)| result.is_ok()) {
+        *result = Err(not_durable(About { op: Op::DeleteMany, key }, error));
+    }
+}
+
+fn not_durable(about: About<'_>, error: Errno) -> Error {
+    about.error(ErrorKind::Ambiguous, format!("done, but cannot be made durable: {error}"))
 }
