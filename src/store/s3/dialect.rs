@@ -98,6 +98,17 @@ impl Dialect {
         }
     }
 
+    /// The changes whose preconditions the server ignores, so that the object must be looked at before.
+    pub fn unguarded(&self) -> Vec<&'static str> {
+        let guards = [
+            (self.put_if_absent && self.put_if_match, "put"),
+            (self.complete_if_absent && self.complete_if_match, "complete"),
+            (self.copy_conditional && self.copy_pinned, "copy"),
+            (self.delete_if_match, "delete"),
+        ];
+        guards.into_iter().filter(|(honoured, _)| !honoured).map(|(_, change)| change).collect()
+    }
+
     /// The same in the words of the store trait.
     pub fn capabilities(&self) -> Capabilities {
         Capabilities {

@@ -11,11 +11,11 @@ use md5::{Digest, Md5};
 
 use crate::store::http::headers;
 use crate::store::http::range::{Asked, Told, exactly, judge};
+use crate::store::http::refusal::Refusal;
 use crate::store::http::xml::{can_carry, push_text};
 use crate::store::s3::S3Store;
 use crate::store::s3::client::{Call, CallError, body_error};
 use crate::store::s3::dialect::REQUEST_BYTES_MAX;
-use crate::store::s3::errors::Refusal;
 use crate::store::s3::metadata;
 use crate::store::{
     DeleteOptions, Error, ErrorKind, Fetched, GetOptions, Op, Precondition, PutOptions, Result,
