@@ -146,6 +146,9 @@ fn named_region(error: &CallError) -> Option<String> {
 fn cannot_open(volume: &str, error: CallError) -> OpenError {
     let advice = match &error {
         CallError::NoCredentials(_) => "Check the credentials",
+        CallError::Failed(failure) if failure.detail.contains("certificate") => {
+            "Add the server's certificate authority to the system's, or name its PEM file in AWS_CA_BUNDLE"
+        }
         CallError::Failed(_) => "Check the endpoint, the network and any proxy",
         CallError::Refused { refusal, .. } => match refusal.code.as_deref() {
             Some("NoSuchBucket") => "Create the bucket, or correct its name",

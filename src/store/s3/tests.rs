@@ -202,6 +202,17 @@ async fn a_broken_body_keeps_its_good_bytes_and_ends_in_an_error() {
 }
 
 #[tokio::test]
+async fn a_range_without_an_end_is_cut_at_the_objects() {
+    let (store, seen) =
+        amazon(&["206 Partial Content\netag: \"E\"\ncontent-range: bytes 2-4/5\n\n234"]).await;
+    let options = GetOptions { range: Some(ByteRange::new(2, u64::MAX)), if_match: None };
+    let fetched = store.get(&key("k"), options).await.unwrap();
+    assert_eq!((fetched.range, fetched.meta.id.size), (ByteRange::new(2, 5), 5));
+    assert_eq!(fetched.body.count().await, 1);
+    assert!(has_header(&seen.lock().unwrap()[0], "range: bytes=2-"));
+}
+
+#[tokio::test]
 async fn a_success_that_holds_an_error_is_none() {
     let completion = || Completion { size: 10, ..Completion::default() };
     let inside = "200 OK\n\n  \n<Error><Code>InternalError</Code><Message>no U/1</Message></Error>";
