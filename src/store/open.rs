@@ -78,9 +78,41 @@ impl Options {
 
 /// The wrappers, from the inside: every request is counted, each attempt holds a permit, failures are tried again.
 fn wrap(back_end: Arc<dyn ObjectStore>, _options: &Options, _metrics: Arc<Metrics>) -> Arc<dyn ObjectStore> {
+    // let metered = Arc::new(MeterStore::new(back_end, metrics.clone()));
+    // let limited = Arc::new(LimitStore::new(metered, options.requests_max, metrics.clone()));
+    // let retry = RetryOptions {
+    //     attempts_max: options.attempts_max,
+    //     backoff_first: BACKOFF_FIRST.min(options.backoff_max),
+    //     backoff_max: options.backoff_max,
+    // };
+    // Arc::new(RetryStore::new(limited, retry, metrics))
     back_end
 }
 
 fn no_local_yet(directory: &std::path::Path) -> OpenError {
     OpenError::Options(format!("{} cannot be opened: directories are not supported yet", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_would_wait_forever_are_refused() {
+        let sound = Options {
+            s3: S3Options::default(),
+            requests_max: 1,
+            stall_timeout: Duration::from_secs(1),
+            attempts_max: 1,
+            backoff_max: Duration::from_secs(1),
+        };
+        assert!(sound.check().is_ok());
+        for broken in [
+            Options { requests_max: 0, ..sound.clone() },
+            Options { attempts_max: 0, ..sound.clone() },
+            Options { stall_timeout: Duration::ZERO, ..sound.clone() },
+        ] {
+            assert!(matches!(broken.check(), Err(OpenError::Options(_))), "{broken:?}");
+        }
+    }
 }

@@ -8,13 +8,13 @@ mod address;
 mod client;
 mod copy;
 mod dialect;
-mod errors;
 mod list;
 mod metadata;
 mod objects;
 mod open;
 mod probe;
-mod sign;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use async_trait::async_trait;

@@ -8,10 +8,10 @@ use http::Method;
 use crate::store::http::client::HttpClient;
 use crate::store::http::credentials::CredentialSource;
 use crate::store::http::profile::ambient;
+use crate::store::http::refusal::effect;
 use crate::store::s3::address::Address;
 use crate::store::s3::client::{Call, CallError, Login, S3Client};
 use crate::store::s3::dialect::Dialect;
-use crate::store::s3::errors::effect;
 use crate::store::s3::probe::probe;
 use crate::store::s3::{S3Options, S3Store};
 use crate::store::{Op, OpenError};
@@ -66,7 +66,14 @@ impl S3Store {
                 return Err(OpenError::Store { volume: store.volume, source, advice });
             }
         };
-        log::info!("Server of {}: {dialect:?}", store.volume);
+        log::debug!("Server of {}: {dialect:?}", store.volume);
+        if !dialect.unguarded().is_empty() {
+            log::warn!(
+                "The server ignores preconditions on {}: objects are looked at before they are changed, \
+                 which cannot rule out that another writer comes in between",
+                dialect.unguarded().join(", ")
+            );
+        }
         Ok(S3Store::new(store.client, store.volume, dialect))
     }
 }
@@ -139,6 +146,9 @@ fn named_region(error: &CallError) -> Option<String> {
 fn cannot_open(volume: &str, error: CallError) -> OpenError {
     let advice = match &error {
         CallError::NoCredentials(_) => "Check the credentials",
+        CallError::Failed(failure) if failure.detail.contains("certificate") => {
+            "Add the server's certificate authority to the system's, or name its PEM file in AWS_CA_BUNDLE"
+        }
         CallError::Failed(_) => "Check the endpoint, the network and any proxy",
         CallError::Refused { refusal, .. } => match refusal.code.as_deref() {
             Some("NoSuchBucket") => "Create the bucket, or correct its name",
@@ -148,7 +158,7 @@ fn cannot_open(volume: &str, error: CallError) -> OpenError {
             Some("SignatureDoesNotMatch") => "Check the secret access key",
             Some("ExpiredToken" | "InvalidToken") => "Renew the temporary credentials",
             Some("AccessDenied") | None if refusal.status.as_u16() == 403 => {
-                "These credentials may not list the bucket: allow s3:ListBucket, or use others"
+                "Check the access key and the secret, and that they may list the bucket (s3:ListBucket)"
             }
             Some("AuthorizationHeaderMalformed" | "PermanentRedirect") => "Set the region of the bucket",
             Some("RequestTimeTooSkewed") => "Set the clock of this machine",
@@ -164,7 +174,7 @@ fn cannot_open(volume: &str, error: CallError) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::s3::errors::Refusal;
+    use crate::store::http::refusal::Refusal;
     use http::StatusCode;
 
     fn refused(status: u16, code: &str, region: &str) -> CallError {
