@@ -98,6 +98,11 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Reply> {
+        let head = self.signed_head(method, path, headers, body.len()).await;
+        self.exchange(head, body).await
+    }
+
+    async fn signed_head(&self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
         let uri = format!("http://{}{path}", self.address);
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut parts = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts().0;
@@ -119,8 +124,7 @@ impl Client {
         for (name, value) in &parts.headers {
             head += &format!("{name}: {}\r\n", value.to_str().unwrap());
         }
-        head += &format!("connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-        self.exchange(head, body).await
+        head + &format!("connection: close\r\ncontent-length: {length}\r\n\r\n")
     }
 
     /// Sends bytes as they are.
