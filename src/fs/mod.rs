@@ -59,6 +59,11 @@ impl FileSystem {
         unimplemented!()
     }
 
+    /// Gives up an upload and its data, at the user's word.
+    pub async fn discard(&self, _session: crate::types::SessionId) -> Result<(), crate::write::Error> {
+        unimplemented!()
+    }
+
     /// Waits until everything acknowledged is in the bucket, or nothing of it can go on.
     pub async fn drained(&self) {
         unimplemented!()
@@ -68,4 +73,9 @@ impl FileSystem {
     pub async fn shutdown(&self) {
         unimplemented!()
     }
+}
+
+/// Base bytes of changed files, through the reader.
+pub fn base_source(_reader: Arc<Reader>) -> Arc<dyn crate::write::BaseSource> {
+    unimplemented!()
 }
