@@ -115,6 +115,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// The same, with the mountpoint as the mount table will show it.
+    pub fn mounted_on(mut self, mountpoint: PathBuf) -> Config {
+        self.control.mountpoint = mountpoint.clone();
+        self.fuse.mountpoint = mountpoint;
+        self
+    }
+
     /// The log's options for a mount in the foreground, which writes to the terminal unless a file was named.
     pub fn foreground_log(&self) -> observe::LogOptions {
         observe::LogOptions { level: self.log_level, file: self.log_file.clone() }

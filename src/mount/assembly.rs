@@ -87,7 +87,7 @@ async fn mount(fs: &Arc<FileSystem>, config: &Config) -> Result<Session, Error> 
 }
 
 /// Makes a directory and those above it, for this user's eyes only.
-fn make_private(what: &'static str, path: &Path) -> Result<(), Error> {
+pub fn make_private(what: &'static str, path: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| Error::Directory { what, path: path.to_owned(), source })
 }

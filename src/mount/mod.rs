@@ -28,16 +28,17 @@ use crate::fs::Status;
 use crate::mount::assembly::{Assembly, assemble};
 use crate::mount::life::Life;
 use crate::mount::operator::Desk;
-use crate::mount::signals::Signals;
 use crate::observe::task;
 
+pub use assembly::make_private;
 pub use daemon::{Report, Reporter, redirect_errors, start_behind};
 pub use error::Error;
 pub use mountpoint::{
-    MountEntry, MountpointError, detach, is_dead_mount_of_ours, mounted_at, prepare as prepare_mountpoint,
-    resolve as resolve_mountpoint,
+    MountEntry, MountpointError, is_dead_mount_of_ours, mounted_at, mounts_of_ours,
+    prepare as prepare_mountpoint, resolve as resolve_mountpoint,
 };
-pub use phase::{Cause, Patience, Phase};
+pub use phase::Phase;
+pub use signals::Signals;
 
 /// Worker threads. Callbacks have threads of their own; these move bytes between sockets, memory and disk.
 const WORKERS: (usize, usize) = (2, 8);
@@ -121,7 +122,7 @@ async fn serve_on_runtime(
 pub fn clear_dead_mount(mountpoint: &Path) -> io::Result<bool> {
     let is_dead = is_dead_mount_of_ours(mountpoint)?;
     if is_dead {
-        detach(mountpoint)?;
+        mountpoint::detach(mountpoint)?;
     }
     Ok(is_dead)
 }

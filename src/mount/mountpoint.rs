@@ -95,6 +95,18 @@ pub struct MountEntry {
     pub source: String,
 }
 
+impl MountEntry {
+    /// Whether it is one of tetherfs.
+    pub fn is_ours(&self) -> bool {
+        self.kind == OUR_TYPE
+    }
+}
+
+/// Every mount of tetherfs on this machine, whoever's it is.
+pub fn mounts_of_ours() -> io::Result<Vec<MountEntry>> {
+    Ok(parse_table(&fs::read(MOUNT_TABLE)?).into_iter().filter(MountEntry::is_ours).collect())
+}
+
 /// What is mounted exactly there; the topmost, when there are several.
 pub fn mounted_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     let table = fs::read(MOUNT_TABLE)?;
@@ -103,7 +115,7 @@ pub fn mounted_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
 
 /// Whether there is a mount of ours whose process is dead.
 pub fn is_dead_mount_of_ours(mountpoint: &Path) -> io::Result<bool> {
-    let is_ours = mounted_at(mountpoint)?.is_some_and(|entry| entry.kind == OUR_TYPE);
+    let is_ours = mounted_at(mountpoint)?.is_some_and(|entry| entry.is_ours());
     Ok(is_ours && is_disconnected(mountpoint))
 }
 
@@ -163,7 +175,7 @@ fn take_off_the_dead(mountpoint: &Path, control_directories: &[PathBuf]) -> Resu
         let Some(entry) = mounted_at(mountpoint).map_err(wrong)? else {
             return Ok(());
         };
-        let is_ours = entry.kind == OUR_TYPE;
+        let is_ours = entry.is_ours();
         let mounted = |entry: MountEntry, pid| MountpointError::Mounted {
             mountpoint: entry.mountpoint,
             source_name: entry.source,
