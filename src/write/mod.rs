@@ -9,6 +9,9 @@
 //! * Recovery is the run itself, replayed: [`Writer::open`] folds the journal's events into the same sessions.
 //! * News goes up as [`Event`]s; the room never calls upward. Bytes of a base object come through [`BaseSource`].
 
+mod extents;
+mod staging;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +22,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::observe::Metrics;
-use crate::store::{ObjectStore, Precondition};
+use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
+
+/// Part of this room's face: what a file's commit expects, and what the errors below hold.
+pub use crate::store::{Error as StoreError, ErrorKind as StoreErrorKind, Precondition};
 
 /// How writing goes about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -271,8 +277,13 @@ pub enum SessionPhase {
 pub enum Piece {
     /// These bytes, from staging.
     Staged(Vec<u8>),
-    /// These bytes of the base object.
-    Base(ByteRange),
+    /// These bytes of the object below.
+    Base {
+        /// Which object.
+        object: ObjectId,
+        /// Which bytes of it.
+        range: ByteRange,
+    },
     /// This many zeros.
     Zeros(u64),
 }
@@ -363,6 +374,11 @@ impl WriteFile {
 
     /// The file was removed: its data and its upload are given up.
     pub async fn discard(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+
+    /// Lets go of a file whose content is in the bucket or was discarded: its staged data are deleted.
+    pub fn forget(&self) {
         unimplemented!()
     }
 

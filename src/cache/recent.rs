@@ -1,0 +1,50 @@
+//! The chunks checked last, as bytes in memory.
+//!
+//! A program that reads 4 KiB at a time would have each chunk read and checked 64 times. What is served from here is
+//! memory that was checked, not disk that once was; it belongs to one version of one object and so never goes stale.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use lru::LruCache;
+
+use crate::cache::layout::Name;
+use crate::cache::locked;
+
+/// Most bytes held, over all objects, unless a single chunk is larger.
+const RECENT_BYTES_MAX: u64 = 16 << 20;
+
+/// A chunk's bytes, as they were when they were checked.
+type Checked = Arc<Vec<u8>>;
+
+/// A bounded memory of checked chunks.
+pub(crate) struct Recent {
+    chunks_max: usize,
+    chunks: Mutex<LruCache<(Name, u64), Checked>>,
+}
+
+impl Recent {
+    pub(crate) fn new(chunk_bytes: u64) -> Recent {
+        let chunks_max = (RECENT_BYTES_MAX / chunk_bytes).max(1) as usize;
+        Recent { chunks_max, chunks: Mutex::new(LruCache::unbounded()) }
+    }
+
+    pub(crate) fn get(&self, name: Name, chunk: u64) -> Option<Checked> {
+        locked(&self.chunks).get(&(name, chunk)).cloned()
+    }
+
+    /// Remembers a chunk that has just been checked.
+    pub(crate) fn keep(&self, name: Name, chunk: u64, bytes: Checked) {
+        let mut chunks = locked(&self.chunks);
+        chunks.put((name, chunk), bytes);
+        while chunks.len() > self.chunks_max {
+            chunks.pop_lru();
+        }
+    }
+}
+
+impl fmt::Debug for Recent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recent").field("chunks_max", &self.chunks_max).finish_non_exhaustive()
+    }
+}
