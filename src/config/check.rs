@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::places::{self, overlap};
 use crate::config::{Config, ConfigError, Origin, Setting, Settings, Surroundings};
 use crate::fs::CommitMode;
-use crate::store::{AddressingStyle, Location, S3Options};
+use crate::store::{AddressingStyle, Identity, Location, S3Options};
 use crate::types::ByteSize;
 use crate::write::OnConflict;
 use crate::{cache, control, fs, fuse, namespace, read, store, write};
@@ -67,11 +67,15 @@ pub fn check(
     })
 }
 
+/// Settings that mean nothing to a directory.
+const S3_ONLY: [Setting; 5] =
+    [Setting::Endpoint, Setting::Region, Setting::Profile, Setting::Anonymous, Setting::PathStyle];
+
 fn store_options(settings: &Settings, location: &Location) -> Result<store::Options, ConfigError> {
     let text =
         |setting| settings.get(setting).map(|given| given.text.trim().to_owned()).filter(|t| !t.is_empty());
     if let Location::Local { .. } = location {
-        for setting in [Setting::Endpoint, Setting::Region, Setting::Profile, Setting::PathStyle] {
+        for setting in S3_ONLY {
             let is_typed = |origin: &Origin| matches!(origin, Origin::Flag | Origin::MountOption);
             if settings.get(setting).is_some_and(|given| is_typed(&given.origin)) {
                 let advice = format!("leave --{setting} away, or mount an s3:// volume");
@@ -109,18 +113,22 @@ fn store_options(settings: &Settings, location: &Location) -> Result<store::Opti
         Some(true) => AddressingStyle::Path,
         Some(false) => AddressingStyle::VirtualHost,
     };
+    let identity = match (text(Setting::Profile), settings.switch(Setting::Anonymous)?.unwrap_or(false)) {
+        (Some(_), true) => {
+            let advice = "leave one of --profile and --anonymous away";
+            return Err(settings.refuse(Setting::Anonymous, "a profile is for signing requests", advice));
+        }
+        (None, true) => Identity::Anonymous,
+        (Some(profile), false) => Identity::Profile(profile),
+        (None, false) => Identity::Usual,
+    };
     let requests: usize = parsed(settings, Setting::Requests, usize::from_str)?;
     if !(1..=REQUESTS_MAX).contains(&requests) {
         let advice = format!("from 1 to {REQUESTS_MAX}; 32 is enough for most links");
         return Err(settings.refuse(Setting::Requests, "too few or too many", advice));
     }
     Ok(store::Options {
-        s3: S3Options {
-            endpoint,
-            region: text(Setting::Region),
-            profile: text(Setting::Profile),
-            addressing,
-        },
+        s3: S3Options { endpoint, region: text(Setting::Region), addressing, identity },
         requests_max: requests,
         stall_timeout: positive_time(settings, Setting::StallTimeout)?,
         attempts_max: ATTEMPTS_MAX,

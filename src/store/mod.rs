@@ -38,7 +38,7 @@ pub use model::{
     UploadKind, UploadOptions, UploadStatus,
 };
 pub use open::{OpenError, Options, open};
-pub use s3::{AddressingStyle, S3Options};
+pub use s3::{AddressingStyle, Identity, KeyPair, S3Options};
 
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 

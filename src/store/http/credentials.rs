@@ -69,8 +69,7 @@ impl CredentialSource {
         CredentialSource::from_providers(providers)
     }
 
-    /// One pair of keys, for tests.
-    #[cfg(test)]
+    /// One pair of keys.
     pub fn fixed(access_key_id: &str, secret_access_key: &str) -> CredentialSource {
         let provider = reqsign_aws_v4::StaticCredentialProvider::new(access_key_id, secret_access_key);
         CredentialSource::from_providers(vec![("fixed", Box::new(provider))])

@@ -13,7 +13,7 @@ use crate::store::s3::address::Address;
 use crate::store::s3::client::{Call, CallError, Login, S3Client};
 use crate::store::s3::dialect::Dialect;
 use crate::store::s3::probe::probe;
-use crate::store::s3::{S3Options, S3Store};
+use crate::store::s3::{Identity, S3Options, S3Store};
 use crate::store::{Op, OpenError};
 
 /// Signed for until the server names another; the one most servers take.
@@ -31,7 +31,7 @@ impl S3Store {
         options: &S3Options,
         stall_timeout: Duration,
     ) -> Result<S3Store, OpenError> {
-        let ambient = ambient(options.profile.as_deref()).await;
+        let ambient = ambient(options.identity.profile()).await;
         let options = S3Options {
             endpoint: options.endpoint.clone().or(ambient.endpoint),
             region: options.region.clone().or(ambient.region),
@@ -87,17 +87,18 @@ fn volume(bucket: &str, prefix: &str, endpoint: Option<&str>) -> String {
 }
 
 async fn login(options: &S3Options) -> Result<Login, OpenError> {
-    if options.anonymous {
-        return Ok(Login::Anonymous);
-    }
-    let source = CredentialSource::new(options.profile.as_deref());
+    let source = match &options.identity {
+        Identity::Anonymous => return Ok(Login::Anonymous),
+        Identity::Keys(keys) => CredentialSource::fixed(&keys.access_key, &keys.secret_key),
+        Identity::Usual | Identity::Profile(_) => CredentialSource::new(options.identity.profile()),
+    };
     match source.current().await {
         Ok(_) => Ok(Login::Signed(source)),
         Err(why) => {
-            let advice = match &options.profile {
+            let advice = match options.identity.profile() {
                 Some(profile) => format!("Add keys for profile '{profile}' to ~/.aws/credentials"),
                 None => "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure`, or name a profile; \
-                         for a public bucket ask for anonymous access"
+                         for a public bucket use --anonymous"
                     .to_owned(),
             };
             Err(OpenError::Credentials(format!("{why}. {advice}")))
