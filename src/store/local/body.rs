@@ -42,9 +42,23 @@ pub(crate) fn body(found: Found, key: &Key, range: ByteRange) -> Body {
         .boxed()
 }
 
-/// The runtime ended, or a defect of ours, before the call did.
+/// The runtime ended, or a defect of ours, before the call did. A change may have been made.
 pub(crate) fn interrupted(op: Op, key: &Key, reason: &str) -> Error {
-    Error::on(op, key, ErrorKind::Ambiguous, format!("interrupted: {reason}"))
+    let kind = match op {
+        Op::Head | Op::Get | Op::List | Op::UploadStatus | Op::Probe => {
+            ErrorKind::Unavailable { retry_after: None }
+        }
+        Op::Put
+        | Op::Copy
+        | Op::Delete
+        | Op::DeleteMany
+        | Op::BeginUpload
+        | Op::PutPart
+        | Op::CopyPart
+        | Op::CompleteUpload
+        | Op::AbortUpload => ErrorKind::Ambiguous,
+    };
+    Error::on(op, key, kind, format!("interrupted: {reason}"))
 }
 
 fn read(found: &Found, key: &Key, piece: ByteRange) -> Result<Bytes> {

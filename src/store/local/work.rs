@@ -72,7 +72,7 @@ impl Drop for Staged<'_> {
 }
 
 impl Staged<'_> {
-    /// Puts the file in its place. `file` is a second handle to it, for use afterwards.
+    /// Puts the file in its place.
     pub fn place(self, parent: &OwnedFd, name: &str, placement: Placement) -> io::Result<()> {
         let from = &self.work.staged;
         match placement {
@@ -104,7 +104,7 @@ impl Workspace {
             Err(_not_here) => RecordHome::Sidecar(make_directory(&work, "records")?),
         };
         let workspace = Workspace { staged, uploads, records, lock: Mutex::new(lock) };
-        workspace.sweep()?;
+        workspace.sweep(SystemTime::now())?;
         Ok(workspace)
     }
 
@@ -186,8 +186,7 @@ impl Workspace {
     }
 
     /// Removes what no process is writing any more.
-    fn sweep(&self) -> io::Result<()> {
-        let now = SystemTime::now();
+    fn sweep(&self, now: SystemTime) -> io::Result<()> {
         for name in names(&self.staged)? {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let Ok(opened) = rustix::fs::openat(&self.staged, &name, flags, Mode::empty()) else {
@@ -239,4 +238,44 @@ fn make_directory(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
 
 fn random_name() -> String {
     format!("{:032x}", fastrand::u128(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_sweep_takes_what_is_old_and_nobody_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = OwnedFd::from(File::open(directory.path()).unwrap());
+        let work = Workspace::open(&root).unwrap();
+        let staged = directory.path().join(WORK_DIRECTORY).join("staged");
+        let being_written = work.stage().unwrap();
+        fs::write(staged.join("left behind"), b"half").unwrap();
+        fs::create_dir(staged.join("upload")).unwrap();
+        fs::write(staged.join("upload/00001"), b"part").unwrap();
+        let left = || fs::read_dir(&staged).unwrap().count();
+        let other_process = Workspace::open(&root).unwrap();
+        assert_eq!(left(), 3, "nothing is old yet");
+        other_process.sweep(SystemTime::now() + STALE_AGE * 2).unwrap();
+        assert_eq!(left(), 1);
+        assert!(staged.join(&being_written.name).exists(), "a file being written is locked");
+        drop(being_written);
+        assert_eq!(left(), 0, "a file that was given up is removed");
+    }
+
+    #[test]
+    fn creating_never_replaces() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = OwnedFd::from(File::open(directory.path()).unwrap());
+        let work = Workspace::open(&root).unwrap();
+        fs::write(directory.path().join("file"), b"theirs").unwrap();
+        let taken = work.stage().unwrap().place(&root, "file", Placement::Create).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"theirs");
+        work.stage().unwrap().place(&root, "file", Placement::Replace).unwrap();
+        assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"");
+    }
 }
