@@ -212,6 +212,16 @@ fn rewriting_goes_back_and_forth_between_two_places() {
 }
 
 #[test]
+fn what_may_be_half_overwritten_has_no_checksum_any_more() {
+    let (mut layout, mut disk) = (Layout::default(), Disk::default());
+    write(&mut layout, &mut disk, ByteRange::new(0, 100), 1);
+    write(&mut layout, &mut disk, ByteRange::new(200, 300), 1);
+    let pieces = layout.plan(ByteRange::new(50, 60));
+    pieces.into_iter().for_each(|piece| layout.abandon(piece));
+    assert_eq!(layout.map().iter().map(|extent| extent.crc.is_some()).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
 fn extents_are_written_short() {
     let home = Extent { range: ByteRange::at(5, 10), place: Place::Home, crc: Some(Crc64(u64::MAX)) };
     let spill = Extent { range: ByteRange::at(15, 1), place: Place::Spill(4096), crc: None };
