@@ -92,6 +92,7 @@ settings! {
         "Server of an S3-compatible store, such as http://127.0.0.1:9000; without it, Amazon S3";
     Region = "region", Store, Text("NAME"), None, "Region to sign requests for; found out when not given";
     Profile = "profile", Store, Text("NAME"), None, "Profile of ~/.aws/credentials and ~/.aws/config";
+    Anonymous = "anonymous", Store, Switch, None, "Do not sign requests: for public buckets";
     PathStyle = "path-style", Store, Switch, None,
         "Name the bucket in the path of requests; =false: in the host name. Without it: path for an --endpoint";
     CacheDir = "cache-dir", Disk, Text("DIR"), None, "Where downloaded chunks are kept";

@@ -150,11 +150,6 @@ impl FileSystem {
         Status { sessions: self.writer.sessions(), metrics: self.metrics.snapshot() }
     }
 
-    /// Gives up an upload and its data, at the user's word.
-    pub async fn discard(&self, _session: crate::types::SessionId) -> Result<(), crate::write::Error> {
-        unimplemented!()
-    }
-
     /// Waits until everything acknowledged is in the bucket, or nothing of it can go on.
     pub async fn drained(&self) {
         self.writer.drained().await;
@@ -189,9 +184,4 @@ impl BaseSource for ReaderBase {
             Err(read::Error::Store(error)) => Err(BaseError::Store(error)),
         }
     }
-}
-
-/// Base bytes of changed files, through the reader.
-pub fn base_source(_reader: Arc<Reader>) -> Arc<dyn crate::write::BaseSource> {
-    unimplemented!()
 }

@@ -47,15 +47,8 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
         Writer::open(Arc::clone(&store), base, config.write.clone(), Arc::clone(&metrics))?;
     let recovered_count = recovered.pending.len();
     let namespace = Namespace::new(store, config.namespace.clone(), Arc::clone(&metrics));
-    let fs = FileSystem::new(
-        namespace,
-        reader,
-        writer,
-        recovered,
-        events,
-        config.fs.clone(),
-        Arc::clone(&metrics),
-    );
+    let fs = FileSystem::new(namespace, reader, writer, config.fs.clone(), Arc::clone(&metrics));
+    fs.start(recovered, events);
     match mount(&fs, config).await {
         Ok(session) => {
             Ok(Assembly { fs, session: Arc::new(session), metrics, recovered: recovered_count, lease })
