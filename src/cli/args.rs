@@ -50,7 +50,7 @@ The exit code is 0 when everything is in the bucket, 6 when uploads are pending.
 const STATUS_EXAMPLES: &str = "Examples:
   tetherfs status                            all mounts of this user
   tetherfs status ~/photos
-  tetherfs status --json                     a list of mounts, for scripts";
+  tetherfs status --json ~/photos            for scripts; without DIR, a list of mounts";
 
 const UPLOADS_EXAMPLES: &str = "Examples:
   tetherfs uploads list

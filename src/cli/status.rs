@@ -1,6 +1,7 @@
 //! `tetherfs status`: what is mounted, what is being uploaded, how full the disk is, what went wrong.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::cli::args::StatusArguments;
 use crate::cli::exit::{Exit, Failure};
@@ -15,12 +16,18 @@ use crate::types::{ByteSize, UnixTime};
 
 /// Uploads shown one by one; `tetherfs uploads list` shows all.
 const UPLOADS_SHOWN_MAX: usize = 10;
+/// Longest between a mount's appearance and its control socket's.
+const SOCKET_WAIT_MAX: Duration = Duration::from_secs(2);
+const SOCKET_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs the command.
 pub fn run(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let statuses = ask(arguments.directory.as_deref())?;
     if arguments.json {
-        output::print_json(&statuses)?;
+        match (&arguments.directory, statuses.as_slice()) {
+            (Some(_), [only]) => output::print_json(only)?,
+            (None | Some(_), all) => output::print_json(&all)?,
+        }
         return Ok(Exit::Ok);
     }
     let now = output::now();
@@ -48,15 +55,34 @@ pub fn clients(directory: Option<&Path>) -> Result<Vec<Client>, Failure> {
         return Ok(Client::all(&directories));
     };
     let mountpoint = mountpoint(directory)?;
-    match Client::connect(&directories, &mountpoint) {
+    match connect(&directories, &mountpoint) {
         Ok(client) => Ok(vec![client]),
-        Err(ClientError::NotRunning { .. }) if mount::is_dead_mount_of_ours(&mountpoint).unwrap_or(false) => {
+        Err(ClientError::NotRunning { .. }) if is_dead(&mountpoint) => {
             let path = output::path(&mountpoint);
             Err(Failure::new(Exit::Mountpoint, format!("the process of the mount on {path} is dead"))
                 .hint("mount it again: its uploads go on where they were"))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The daemon of a mountpoint. One that has just mounted gets a moment to open its control socket.
+pub fn connect(directories: &[PathBuf], mountpoint: &Path) -> Result<Client, ClientError> {
+    let start = Instant::now();
+    loop {
+        let result = Client::connect(directories, mountpoint);
+        let is_mounted =
+            || mount::mounted_at(mountpoint).is_ok_and(|entry| entry.is_some_and(|e| e.is_ours()));
+        let is_patient = || start.elapsed() < SOCKET_WAIT_MAX && is_mounted() && !is_dead(mountpoint);
+        match result {
+            Err(ClientError::NotRunning { .. }) if is_patient() => std::thread::sleep(SOCKET_PAUSE),
+            Ok(_) | Err(_) => return result,
+        }
+    }
+}
+
+fn is_dead(mountpoint: &Path) -> bool {
+    mount::is_dead_mount_of_ours(mountpoint).unwrap_or(false)
 }
 
 /// The mountpoint that a user means. A directory that does not exist is not mounted on.
@@ -70,7 +96,7 @@ pub fn mountpoint(directory: &Path) -> Result<PathBuf, Failure> {
 
 /// The status of the mount behind a client.
 pub fn status(client: &mut Client) -> Result<MountStatus, Failure> {
-    match client.call(Command::Status, Some(std::time::Duration::ZERO))? {
+    match client.call(Command::Status, Some(Duration::ZERO))? {
         Answer::Status(status) => Ok(*status),
         Answer::Hello(_)
         | Answer::Drain(_)
@@ -83,7 +109,7 @@ pub fn status(client: &mut Client) -> Result<MountStatus, Failure> {
 fn dead_mounts(answering: &[&str]) -> Vec<String> {
     let entries = mount::mounts_of_ours().unwrap_or_default();
     let silent = entries.iter().filter(|entry| !answering.contains(&&*entry.mountpoint.to_string_lossy()));
-    let dead = silent.filter(|entry| mount::is_dead_mount_of_ours(&entry.mountpoint).unwrap_or(false));
+    let dead = silent.filter(|entry| is_dead(&entry.mountpoint));
     dead.map(|entry| {
         let path = output::path(&entry.mountpoint);
         format!(
@@ -119,9 +145,9 @@ fn describe(status: &MountStatus, now: UnixTime) -> String {
         0 => "not used yet".to_owned(),
         all => format!("{} % of reads from it", percent(hits, all)),
     };
-    lines.push(format!("  cache      {} of {}, {served}", ByteSize(cache), status.cache_bytes_max));
+    lines.push(format!("  cache      {} of {}, {served}", ByteSize(cache), ByteSize(status.cache_bytes_max)));
     let staging = number(Gauge::StagingBytes.name());
-    lines.push(format!("  staging    {} of {}", ByteSize(staging), status.staging_bytes_max));
+    lines.push(format!("  staging    {} of {}", ByteSize(staging), ByteSize(status.staging_bytes_max)));
     lines.push(format!(
         "  traffic    {} received ({}), {} sent ({})",
         ByteSize(number(Counter::FetchedBytes.name())),
@@ -220,8 +246,8 @@ mod tests {
             hello,
             commit: CommitMode::Close,
             read_only: false,
-            cache_bytes_max: ByteSize::mib(1024),
-            staging_bytes_max: ByteSize::mib(2048),
+            cache_bytes_max: 1 << 30,
+            staging_bytes_max: 2 << 30,
             rates: Rates { sent: 2 << 20, fetched: 0 },
             inside: inside(sessions),
         }

@@ -7,7 +7,7 @@ use crate::cli::args::UnmountArguments;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, LOOK_INTERVAL, UploadBar, count, tell};
 use crate::cli::pending::{self, Totals};
-use crate::cli::status::{mountpoint, status};
+use crate::cli::status::{connect, mountpoint, status};
 use crate::config::Surroundings;
 use crate::control::{Answer, Client, ClientError, Command, ErrorCode, MountStatus};
 use crate::fs::Status;
@@ -23,7 +23,7 @@ const END_WAIT_MAX: Duration = Duration::from_secs(10);
 pub fn run(arguments: &UnmountArguments) -> Result<Exit, Failure> {
     let mountpoint = mountpoint(&arguments.directory)?;
     let directories = Surroundings::of_process().runtime_directories();
-    let mut client = match Client::connect(&directories, &mountpoint) {
+    let mut client = match connect(&directories, &mountpoint) {
         Ok(client) => client,
         Err(error @ ClientError::NotRunning { .. }) => return without_daemon(&mountpoint, error),
         Err(error @ (ClientError::Silent(_) | ClientError::Strange | ClientError::Refused { .. })) => {

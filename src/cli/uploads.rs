@@ -165,8 +165,8 @@ mod tests {
             },
             commit: crate::fs::CommitMode::Close,
             read_only: false,
-            cache_bytes_max: ByteSize(1),
-            staging_bytes_max: ByteSize(1),
+            cache_bytes_max: 1,
+            staging_bytes_max: 1,
             rates: Rates::default(),
             inside: inside(sessions),
         }

@@ -21,6 +21,9 @@ const REQUESTS_MAX: usize = 1024;
 /// Attempts of one operation. The waits between them add up to about a minute; `write` goes on after that by itself.
 const ATTEMPTS_MAX: u32 = 8;
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// Settings that mean nothing for a local directory.
+const SERVER_SETTINGS: [Setting; 5] =
+    [Setting::Endpoint, Setting::Region, Setting::Profile, Setting::Anonymous, Setting::PathStyle];
 /// Part of all requests that one sequential stream may have in flight.
 const STREAM_SHARE: usize = 4;
 /// Part of all requests that uploads may have in flight, so that reads go on beside them.
@@ -67,15 +70,11 @@ pub fn check(
     })
 }
 
-/// Settings that mean nothing to a directory.
-const S3_ONLY: [Setting; 5] =
-    [Setting::Endpoint, Setting::Region, Setting::Profile, Setting::Anonymous, Setting::PathStyle];
-
 fn store_options(settings: &Settings, location: &Location) -> Result<store::Options, ConfigError> {
     let text =
         |setting| settings.get(setting).map(|given| given.text.trim().to_owned()).filter(|t| !t.is_empty());
     if let Location::Local { .. } = location {
-        for setting in S3_ONLY {
+        for setting in SERVER_SETTINGS {
             let is_typed = |origin: &Origin| matches!(origin, Origin::Flag | Origin::MountOption);
             if settings.get(setting).is_some_and(|given| is_typed(&given.origin)) {
                 let advice = format!("leave --{setting} away, or mount an s3:// volume");

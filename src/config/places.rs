@@ -1,7 +1,7 @@
 //! Where files are when nobody says: by the XDG base directory rules for users, by the FHS for root.
 //!
-//! Root gets `/var/lib` and `/var/cache` whatever `HOME` says, so that a mount from fstab and one from a root shell
-//! find the same pending uploads.
+//! Root gets `/var/lib` and `/var/cache`, unless told otherwise by an XDG variable or a `HOME` that is not root's own: a
+//! mount from fstab, which has no `HOME`, and one from a root shell are to find the same pending uploads.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use crate::store::Location;
 use crate::types::Sha256;
 
 const SYSTEM_CONFIG: &str = "/etc/tetherfs.toml";
+const ROOT_HOMES: [&str; 2] = ["/root", "/"];
 /// Hex digits of a volume's hash in a directory name: 64 bits, for the handful of volumes a user has.
 const HASH_DIGITS: usize = 16;
 
@@ -22,23 +23,14 @@ pub fn config_files(environment: &Environment) -> Vec<PathBuf> {
 
 /// The state directory of a volume; `None` without a home directory.
 pub fn state_directory(environment: &Environment, uid: u32, volume: &str) -> Option<PathBuf> {
-    let base = if uid == 0 {
-        environment.path("XDG_STATE_HOME").unwrap_or_else(|| PathBuf::from("/var/lib"))
-    } else {
-        home_directory(environment, "XDG_STATE_HOME", ".local/state")?
-    };
+    let base = base_directory(environment, uid, ("XDG_STATE_HOME", ".local/state", "/var/lib"))?;
     let hash = Sha256::of(volume.as_bytes()).to_string();
     Some(base.join("tetherfs").join(&hash[..HASH_DIGITS]))
 }
 
 /// The cache directory; `None` without a home directory.
 pub fn cache_directory(environment: &Environment, uid: u32) -> Option<PathBuf> {
-    let base = if uid == 0 {
-        environment.path("XDG_CACHE_HOME").unwrap_or_else(|| PathBuf::from("/var/cache"))
-    } else {
-        home_directory(environment, "XDG_CACHE_HOME", ".cache")?
-    };
-    Some(base.join("tetherfs"))
+    Some(base_directory(environment, uid, ("XDG_CACHE_HOME", ".cache", "/var/cache"))?.join("tetherfs"))
 }
 
 /// Directories where control sockets may be: a mount uses the first that it can, a command looks in all of them,
@@ -48,10 +40,14 @@ pub fn runtime_directories(environment: &Environment, uid: u32) -> Vec<PathBuf> 
         return vec![given];
     }
     let mut directories = Vec::new();
+    let given = environment.path("XDG_RUNTIME_DIR");
     if uid == 0 {
+        // That of a login session goes away with the session; a mount of root's must not lose its door with it.
+        let lasting = given.filter(|base| !base.starts_with("/run/user"));
+        directories.extend(lasting.map(|base| base.join("tetherfs")));
         directories.push(PathBuf::from("/run/tetherfs"));
     } else {
-        directories.extend(environment.path("XDG_RUNTIME_DIR").map(|base| base.join("tetherfs")));
+        directories.extend(given.map(|base| base.join("tetherfs")));
         directories.push(PathBuf::from(format!("/run/user/{uid}/tetherfs")));
     }
     directories.push(PathBuf::from(format!("/tmp/tetherfs-{uid}")));
@@ -84,6 +80,16 @@ pub fn overlap(a: &Path, b: &Path) -> bool {
     a.starts_with(b) || b.starts_with(a)
 }
 
+/// The directory of an XDG variable, else the one below `HOME`, else, for root, the system's.
+fn base_directory(environment: &Environment, uid: u32, names: (&str, &str, &str)) -> Option<PathBuf> {
+    let (variable, below_home, system) = names;
+    let is_own_home = |home: &PathBuf| ROOT_HOMES.iter().any(|own| home == Path::new(own));
+    if uid == 0 && environment.path("HOME").as_ref().is_none_or(is_own_home) {
+        return Some(environment.path(variable).unwrap_or_else(|| PathBuf::from(system)));
+    }
+    home_directory(environment, variable, below_home)
+}
+
 fn home_directory(environment: &Environment, variable: &str, below_home: &str) -> Option<PathBuf> {
     environment.path(variable).or_else(|| Some(environment.path("HOME")?.join(below_home)))
 }
@@ -104,7 +110,11 @@ mod tests {
         assert_eq!(state.file_name().unwrap().len(), HASH_DIGITS);
         assert_ne!(state, state_directory(&home, 1000, "w").unwrap());
         assert_eq!(cache_directory(&home, 1000).unwrap(), Path::new("/home/u/.cache/tetherfs"));
-        assert!(state_directory(&home, 0, "v").unwrap().starts_with("/var/lib/tetherfs"));
+        assert_eq!(state_directory(&home, 0, "v").unwrap(), state, "whoever sets HOME means it");
+        for own in [Environment::default(), Environment::from_pairs([("HOME", "/root")])] {
+            assert!(state_directory(&own, 0, "v").unwrap().starts_with("/var/lib/tetherfs"));
+            assert_eq!(cache_directory(&own, 0).unwrap(), Path::new("/var/cache/tetherfs"));
+        }
         let xdg = Environment::from_pairs([("XDG_STATE_HOME", "/s"), ("XDG_CACHE_HOME", "relative")]);
         assert!(state_directory(&xdg, 0, "v").unwrap().starts_with("/s/tetherfs"));
         assert_eq!(cache_directory(&xdg, 1000), None);
@@ -117,6 +127,8 @@ mod tests {
         let expected = [Path::new("/run/user/7/tetherfs"), Path::new("/tmp/tetherfs-7")];
         assert_eq!(runtime_directories(&desktop, 7), expected);
         assert_eq!(runtime_directories(&Environment::default(), 7), expected);
+        let system = [Path::new("/run/tetherfs"), Path::new("/tmp/tetherfs-0")];
+        assert_eq!(runtime_directories(&desktop, 0), system, "root's mounts outlive root's logins");
         let given = Environment::from_pairs([("TETHERFS_RUNTIME_DIR", "/x")]);
         assert_eq!(runtime_directories(&given, 0), [Path::new("/x")]);
     }

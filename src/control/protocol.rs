@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fs::Status;
-use crate::types::{ByteSize, SessionId, UnixTime};
+use crate::types::{SessionId, UnixTime};
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
@@ -126,18 +126,20 @@ pub enum PhaseView {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MountStatus {
     /// Who and where.
+    #[serde(flatten)]
     pub hello: Hello,
     /// `close`, `background` or `remote`.
     pub commit: crate::fs::CommitMode,
     /// Whether changes are refused.
     pub read_only: bool,
     /// Most bytes the cache may take.
-    pub cache_bytes_max: ByteSize,
+    pub cache_bytes_max: u64,
     /// Most bytes staging files may take.
-    pub staging_bytes_max: ByteSize,
+    pub staging_bytes_max: u64,
     /// How fast bytes move at present.
     pub rates: Rates,
-    /// The inside: uploads and counters.
+    /// The inside: uploads (`sessions`) and counters (`metrics`).
+    #[serde(flatten)]
     pub inside: Status,
 }
 

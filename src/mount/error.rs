@@ -53,10 +53,6 @@ impl Error {
         match self {
             Error::Mountpoint(error) => Some(error.hint()),
             Error::Directory { what, .. } => Some(format!("choose another with --{what}-dir")),
-            Error::Store(crate::store::OpenError::Credentials(_)) => Some(
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile of ~/.aws/credentials"
-                    .to_owned(),
-            ),
             Error::Write(_) => {
                 Some("nothing was changed; the log says more with --log-level debug".to_owned())
             }

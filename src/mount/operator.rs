@@ -88,8 +88,8 @@ impl Desk {
             hello: self.hello(),
             commit: self.config.fs.commit,
             read_only: self.config.fs.read_only,
-            cache_bytes_max: self.config.cache.bytes_max,
-            staging_bytes_max: self.config.write.staging_bytes_max,
+            cache_bytes_max: self.config.cache.bytes_max.0,
+            staging_bytes_max: self.config.write.staging_bytes_max.0,
             rates: self.rates(),
             inside: self.fs.status(),
         }
