@@ -11,6 +11,7 @@
 
 mod extents;
 mod staging;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
