@@ -1,7 +1,9 @@
 //! The few file calls a journal needs, so that tests can put a disk under it that loses what was not synced.
 
 use std::fmt::Debug;
-use std::io;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A directory of files.
@@ -14,6 +16,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes renames, creations and removals in this directory survive power loss.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    /// Makes a directory and those above it (mode 0700) where absent, so that they survive power loss.
+    fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// Names of what is in a directory, in no particular order. Names that are not UTF-8 are left out.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 }
 
 /// One open file of a [`Disk`].
@@ -31,3 +37,116 @@ pub trait DiskFile: Debug + Send + Sync {
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        Ok(Box::new(RealFile { file }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        let parent = parent_of(path);
+        self.create_directory(parent)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => self.sync_directory(parent),
+            // Another process was quicker.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+}
+
+/// The directory that a path lies in.
+pub fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    fn read_all(&self) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(self.file.metadata()?.len()).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn files_and_directories_are_private_and_appended_to() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("a/b");
+        RealDisk.create_directory(&directory).unwrap();
+        RealDisk.create_directory(&directory).unwrap();
+        assert_eq!(mode(&directory), 0o700);
+        let path = directory.join("x");
+        RealDisk.open(&path).unwrap().append(b"one").unwrap();
+        let mut file = RealDisk.open(&path).unwrap();
+        file.append(b"two").unwrap();
+        assert_eq!(file.read_all().unwrap(), b"onetwo");
+        file.truncate(4).unwrap();
+        file.append(b"!").unwrap();
+        file.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"onet!");
+        assert_eq!(mode(&path), 0o600);
+        RealDisk.rename(&path, &directory.join("y")).unwrap();
+        RealDisk.sync_directory(&directory).unwrap();
+        assert_eq!(RealDisk.list(&directory).unwrap(), ["y"]);
+        RealDisk.remove(&directory.join("y")).unwrap();
+        assert!(RealDisk.list(&directory).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_path_without_directory_lies_in_the_current_one() {
+        assert_eq!(parent_of(Path::new("x")), Path::new("."));
+        assert_eq!(parent_of(Path::new("a/x")), Path::new("a"));
+    }
+}

@@ -1,13 +1,43 @@
 //! An append-only log of opaque records.
+//!
+//! One directory holds one journal: the file `journal-<generation>` (format: `frame`). A checkpoint writes the next
+//! generation as `journal-<generation>.new`, syncs it, renames it, syncs the directory and removes the old file, so that
+//! whichever file has the highest generation is complete and alone the truth. Opening does the same with what it finds.
+//!
+//! INVARIANT: a record is in the file with the highest generation before `append` returns its position; everything
+//! below `synced` is on stable storage.
+//! INVARIANT: once the disk may have dropped what we wrote (a failed sync, an append that could not be taken back),
+//! nothing is taken or called synced until a checkpoint has rewritten everything into a new file: a later sync of the
+//! same file may report success for data that are gone.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use crate::durable::Disk;
+use crate::durable::disk::parent_of;
+use crate::durable::{Disk, DiskFile, frame};
+
+/// Bytes of a checkpoint that are collected before they are written.
+const CHECKPOINT_BUFFER_BYTES: usize = 1 << 20;
+const FILE_PREFIX: &str = "journal-";
+/// Ending of a generation that is not complete.
+const UNFINISHED_SUFFIX: &str = ".new";
+/// Directory, beside the journal's own, for what was found damaged.
+const RECOVERED_DIRECTORY: &str = "recovered";
 
 /// A journal in a directory: append, group sync, checkpoint, replay.
+///
+/// After an error of [`Journal::sync`] (and of an append that left a torn record) every call fails until a
+/// [`Journal::checkpoint`] succeeded: the caller still has the records, the disk perhaps not.
 #[derive(Debug)]
-pub struct Journal {}
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    state: Mutex<State>,
+    /// Told when a sync ended.
+    sync_ended: Condvar,
+}
 
 /// How far the journal had grown after an append; give it to [`Journal::sync`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -54,30 +84,395 @@ pub enum JournalError {
     },
 }
 
+#[derive(Debug)]
+struct State {
+    file: GenerationFile,
+    /// Bytes appended since the journal was opened; positions count these.
+    appended: u64,
+    /// The part of them that survives power loss.
+    synced: u64,
+    /// Bytes in the file when the checkpoint that began it was done.
+    checkpoint_len: u64,
+    sync: SyncState,
+    health: Health,
+}
+
+/// The file that is the truth.
+#[derive(Debug)]
+struct GenerationFile {
+    path: PathBuf,
+    generation: u64,
+    /// For appending.
+    file: Box<dyn DiskFile>,
+    /// The same file once more, for syncing it without the lock.
+    syncer: Arc<dyn DiskFile>,
+    /// Bytes in it, all of them good.
+    len: u64,
+    next_sequence: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SyncState {
+    Idle,
+    /// One caller is syncing; the others wait for `sync_ended`.
+    Running,
+}
+
+#[derive(Debug)]
+enum Health {
+    Sound,
+    /// What the file says on stable storage is not known.
+    Doubtful {
+        reason: String,
+    },
+}
+
 impl Journal {
-    /// Opens the journal in `directory`, made when absent, and reads what it holds.
-    pub fn open(_disk: Arc<dyn Disk>, _directory: &Path) -> Result<(Journal, Replay), JournalError> {
-        unimplemented!()
+    /// Opens the journal in `directory`, made when absent, and reads what it holds. Damaged stretches are copied to
+    /// `recovered/` beside the directory. The caller holds a lease on it: one process, one [`Journal`].
+    pub fn open(disk: Arc<dyn Disk>, directory: &Path) -> Result<(Journal, Replay), JournalError> {
+        disk.create_directory(directory).map_err(at(directory))?;
+        let newest = remove_unfinished(&*disk, directory)?;
+        let (file, replay) = match newest {
+            None => (begin_generation(&*disk, directory, 1, &[])?.durable()?, Replay::default()),
+            Some(generation) => renew_generation(&*disk, directory, generation)?,
+        };
+        remove_older(&*disk, directory, file.generation);
+        let state = State {
+            checkpoint_len: file.len,
+            file,
+            appended: 0,
+            synced: 0,
+            sync: SyncState::Idle,
+            health: Health::Sound,
+        };
+        let journal = Journal {
+            disk,
+            directory: directory.to_owned(),
+            state: Mutex::new(state),
+            sync_ended: Condvar::new(),
+        };
+        Ok((journal, replay))
     }
 
-    /// Appends a record. When this returns, the record survives the death of this process.
-    pub fn append(&self, _record: &[u8]) -> Result<Position, JournalError> {
-        unimplemented!()
+    /// Appends a record (64 MiB at most). When this returns, the record survives the death of this process.
+    /// After an error the record is not in the journal.
+    pub fn append(&self, record: &[u8]) -> Result<Position, JournalError> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        check_length(&state.file.path, record)?;
+        state.check_health()?;
+        let file = &mut state.file;
+        let mut framed = Vec::new();
+        frame::push_record(&mut framed, file.generation, file.next_sequence, record);
+        if let Err(error) = file.file.append(&framed) {
+            if let Err(cut) = file.file.truncate(file.len) {
+                state.health = Health::Doubtful {
+                    reason: format!("a torn record ({error}) could not be taken back ({cut})"),
+                };
+            }
+            return Err(at(&file.path)(error));
+        }
+        file.len += framed.len() as u64;
+        file.next_sequence += 1;
+        state.appended += framed.len() as u64;
+        Ok(Position(state.appended))
     }
 
     /// Waits until everything up to `position` survives power loss. Calls that wait together share one sync.
     /// Blocks; callers on a runtime use its blocking threads.
-    pub fn sync(&self, _position: Position) -> Result<(), JournalError> {
-        unimplemented!()
+    pub fn sync(&self, position: Position) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        loop {
+            if position.0 <= state.synced {
+                return Ok(());
+            }
+            state.check_health()?;
+            match state.sync {
+                SyncState::Idle => break,
+                SyncState::Running => {
+                    state = self.sync_ended.wait(state).expect("no holder of the lock panics");
+                }
+            }
+        }
+        state.sync = SyncState::Running;
+        let target = state.appended;
+        let generation = state.file.generation;
+        let syncer = Arc::clone(&state.file.syncer);
+        drop(state);
+        let result = syncer.sync();
+        let mut state = self.lock();
+        state.sync = SyncState::Idle;
+        self.sync_ended.notify_all();
+        if state.file.generation != generation {
+            // A checkpoint took the file's place meanwhile and tells by itself what is synced.
+            return if target <= state.synced { Ok(()) } else { state.check_health() };
+        }
+        match result {
+            Ok(()) => {
+                state.synced = state.synced.max(target);
+                Ok(())
+            }
+            Err(error) => {
+                state.health = Health::Doubtful { reason: format!("a sync failed ({error})") };
+                Err(at(&state.file.path)(error))
+            }
+        }
     }
 
     /// Bytes appended since the last checkpoint, by which callers decide when to take the next.
     pub fn bytes_since_checkpoint(&self) -> u64 {
-        unimplemented!()
+        let state = self.lock();
+        state.file.len - state.checkpoint_len
     }
 
-    /// Replaces everything appended so far by `records`, atomically and synced.
-    pub fn checkpoint(&self, _records: &[Vec<u8>]) -> Result<(), JournalError> {
-        unimplemented!()
+    /// Replaces everything appended so far by `records`, atomically and synced. Appends wait meanwhile; the caller sees
+    /// to it that `records` say all that was appended before. After an error the journal holds either.
+    pub fn checkpoint(&self, records: &[Vec<u8>]) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        records.iter().try_for_each(|record| check_length(&state.file.path, record))?;
+        let next = state.file.generation + 1;
+        let begun = match begin_generation(&*self.disk, &self.directory, next, records) {
+            Ok(begun) => begun,
+            Err(BeginError { error, leaves }) => {
+                match leaves {
+                    Leftover::Nothing => {}
+                    Leftover::PerhapsNamed => {
+                        state.health = Health::Doubtful { reason: format!("a checkpoint failed ({error})") };
+                    }
+                }
+                return Err(error);
+            }
+        };
+        state.checkpoint_len = begun.file.len;
+        state.file = begun.file;
+        if let Err(error) = begun.named {
+            // A crash of the machine may bring back the old file, one of the process will not: this file is the one to
+            // go on with, but nothing in it can be called synced.
+            state.health =
+                Health::Doubtful { reason: format!("a checkpoint's name is not synced ({error})") };
+            return Err(at(&self.directory)(error));
+        }
+        state.synced = state.appended;
+        state.health = Health::Sound;
+        remove_older(&*self.disk, &self.directory, next);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the lock panics")
     }
 }
+
+impl State {
+    fn check_health(&self) -> Result<(), JournalError> {
+        match &self.health {
+            Health::Sound => Ok(()),
+            Health::Doubtful { reason } => {
+                let text = format!("{reason}; nothing is taken until a checkpoint has rewritten the journal");
+                Err(at(&self.file.path)(io::Error::other(text)))
+            }
+        }
+    }
+}
+
+/// A generation that has its name.
+struct Begun {
+    file: GenerationFile,
+    /// Whether the name survives power loss.
+    named: io::Result<()>,
+}
+
+impl Begun {
+    fn durable(self) -> Result<GenerationFile, JournalError> {
+        match self.named {
+            Ok(()) => Ok(self.file),
+            Err(error) => Err(at(&self.file.path)(error)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BeginError {
+    error: JournalError,
+    leaves: Leftover,
+}
+
+#[derive(Debug)]
+enum Leftover {
+    /// The older generation is still the newest.
+    Nothing,
+    /// The new file may be found under its name, now or after a crash.
+    PerhapsNamed,
+}
+
+impl From<BeginError> for JournalError {
+    fn from(failed: BeginError) -> JournalError {
+        failed.error
+    }
+}
+
+/// Writes, syncs and names a new generation.
+fn begin_generation(
+    disk: &dyn Disk,
+    directory: &Path,
+    generation: u64,
+    records: &[Vec<u8>],
+) -> Result<Begun, BeginError> {
+    let path = generation_path(directory, generation);
+    let unfinished = directory.join(format!("{FILE_PREFIX}{generation}{UNFINISHED_SUFFIX}"));
+    let (file, syncer, len) = write_generation(disk, &unfinished, generation, records).map_err(|source| {
+        // What cannot be removed now is removed by the next opening.
+        let _ = disk.remove(&unfinished);
+        BeginError { error: at(&unfinished)(source), leaves: Leftover::Nothing }
+    })?;
+    if let Err(source) = disk.rename(&unfinished, &path) {
+        let gone = [&unfinished, &path].into_iter().all(|name| match disk.remove(name) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        });
+        let leaves = if gone && disk.sync_directory(directory).is_ok() {
+            Leftover::Nothing
+        } else {
+            Leftover::PerhapsNamed
+        };
+        return Err(BeginError { error: at(&path)(source), leaves });
+    }
+    let named = disk.sync_directory(directory);
+    let next_sequence = records.len() as u64;
+    Ok(Begun { file: GenerationFile { path, generation, file, syncer, len, next_sequence }, named })
+}
+
+type WrittenFile = (Box<dyn DiskFile>, Arc<dyn DiskFile>, u64);
+
+fn write_generation(
+    disk: &dyn Disk,
+    path: &Path,
+    generation: u64,
+    records: &[Vec<u8>],
+) -> io::Result<WrittenFile> {
+    let mut file = disk.open(path)?;
+    let syncer: Arc<dyn DiskFile> = Arc::from(disk.open(path)?);
+    file.truncate(0)?;
+    let mut buffer = frame::file_header(generation).to_vec();
+    let mut len = 0;
+    for (sequence, record) in records.iter().enumerate() {
+        frame::push_record(&mut buffer, generation, sequence as u64, record);
+        if buffer.len() >= CHECKPOINT_BUFFER_BYTES {
+            file.append(&buffer)?;
+            len += buffer.len() as u64;
+            buffer.clear();
+        }
+    }
+    file.append(&buffer)?;
+    len += buffer.len() as u64;
+    syncer.sync()?;
+    Ok((file, syncer, len))
+}
+
+/// Reads a generation and writes what is good in it as the next one. That cuts a torn tail, leaves damage behind, and
+/// makes durable what the process before us did not sync or synced in vain: its failed syncs are unknown to us.
+fn renew_generation(
+    disk: &dyn Disk,
+    directory: &Path,
+    generation: u64,
+) -> Result<(GenerationFile, Replay), JournalError> {
+    let path = generation_path(directory, generation);
+    let bytes = disk.open(&path).and_then(|file| file.read_all()).map_err(at(&path))?;
+    let scan = frame::scan(&bytes, generation).map_err(|frame::Newer(found)| JournalError::Newer {
+        path: path.clone(),
+        found,
+        known: frame::FORMAT_VERSION,
+    })?;
+    let records: Vec<Vec<u8>> = scan.records.iter().map(|range| bytes[range.clone()].to_vec()).collect();
+    let damage = match scan.damage.as_slice() {
+        [] => Vec::new(),
+        stretches => set_aside(disk, directory, generation, &bytes, stretches)?,
+    };
+    if scan.good_end < bytes.len() {
+        log::info!("Journal's torn tail cut path={} bytes={}", path.display(), bytes.len() - scan.good_end);
+    }
+    let file = begin_generation(disk, directory, generation + 1, &records)?.durable()?;
+    Ok((file, Replay { records, damage }))
+}
+
+/// Copies damaged stretches to files of their own.
+fn set_aside(
+    disk: &dyn Disk,
+    directory: &Path,
+    generation: u64,
+    bytes: &[u8],
+    stretches: &[frame::Stretch],
+) -> Result<Vec<Damage>, JournalError> {
+    let recovered = parent_of(directory).join(RECOVERED_DIRECTORY);
+    disk.create_directory(&recovered).map_err(at(&recovered))?;
+    let mut damage = Vec::new();
+    for stretch in stretches {
+        let path = recovered.join(format!("{FILE_PREFIX}{generation}-at-{}.damaged", stretch.range.start));
+        let copy = || -> io::Result<()> {
+            let mut file = disk.open(&path)?;
+            file.truncate(0)?;
+            file.append(&bytes[stretch.range.clone()])?;
+            file.sync()
+        };
+        copy().map_err(at(&path))?;
+        let reason = format!(
+            "journal {generation}, bytes {} to {}: {}",
+            stretch.range.start, stretch.range.end, stretch.reason
+        );
+        log::warn!("Journal damaged, bytes set aside kept_as={} reason={reason}", path.display());
+        damage.push(Damage { kept_as: path, reason });
+    }
+    disk.sync_directory(&recovered).map_err(at(&recovered))?;
+    Ok(damage)
+}
+
+/// Removes generations that were never completed; returns the newest complete one.
+fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<Option<u64>, JournalError> {
+    let mut complete = BTreeSet::new();
+    for name in disk.list(directory).map_err(at(directory))? {
+        match name.strip_prefix(FILE_PREFIX).map(|rest| (rest, rest.strip_suffix(UNFINISHED_SUFFIX))) {
+            Some((_, Some(_))) => {
+                let path = directory.join(&name);
+                disk.remove(&path).map_err(at(&path))?;
+            }
+            Some((generation, None)) => complete.extend(generation.parse::<u64>().ok()),
+            None => {}
+        }
+    }
+    Ok(complete.last().copied())
+}
+
+/// Removes the generations before `newest`. A failure costs disk space until the next opening, no more.
+fn remove_older(disk: &dyn Disk, directory: &Path, newest: u64) {
+    for name in disk.list(directory).unwrap_or_default() {
+        let generation = name.strip_prefix(FILE_PREFIX).and_then(|rest| rest.parse::<u64>().ok());
+        if generation.is_some_and(|generation| generation < newest)
+            && let Err(error) = disk.remove(&directory.join(&name))
+        {
+            log::warn!("Old journal not removed name={name} error={error}");
+        }
+    }
+}
+
+fn generation_path(directory: &Path, generation: u64) -> PathBuf {
+    directory.join(format!("{FILE_PREFIX}{generation}"))
+}
+
+fn check_length(path: &Path, record: &[u8]) -> Result<(), JournalError> {
+    if record.len() <= frame::RECORD_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("a record has at most {} bytes, not {}", frame::RECORD_BYTES_MAX, record.len());
+    Err(at(path)(io::Error::new(io::ErrorKind::InvalidInput, text)))
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> JournalError + use<> {
+    let path = path.to_owned();
+    move |source| JournalError::Io { path: path.clone(), source }
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

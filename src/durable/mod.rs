@@ -5,12 +5,14 @@
 //! Records are opaque bytes: this room does not know what it keeps.
 
 mod atomic;
+mod crash_disk;
 mod disk;
 mod frame;
 mod journal;
 mod lease;
 
 pub use atomic::write_atomic;
+pub use crash_disk::CrashDisk;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use journal::{Damage, Journal, JournalError, Position, Replay};
 pub use lease::{Lease, LeaseError};
