@@ -15,11 +15,13 @@
 pub mod conformance;
 mod error;
 mod http;
+mod listing;
 mod local;
 mod location;
 mod memory;
 mod model;
 mod open;
+mod rules;
 mod s3;
 pub mod wrap;
 

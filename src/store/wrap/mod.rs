@@ -1,1 +1,17 @@
 //! Stores around a store, one duty each.
+//!
+//! From the outside in: [`RetryStore`] (so that a wait holds no permit), [`LimitStore`], [`MeterStore`] (so that every
+//! request sent is counted), and in tests [`FaultStore`] next to the back end.
+
+mod fault;
+mod limit;
+mod meter;
+mod retry;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::{Action, Call, FaultStore, KeyPattern, Rule, When};
+pub use limit::LimitStore;
+pub use meter::MeterStore;
+pub use retry::{RetryOptions, RetryStore};
