@@ -19,7 +19,7 @@ use crate::store::{PartReceipt, PartSlot, Precondition, Upload, UploadId};
 use crate::types::{
     Attributes, ByteRange, Crc64, ETag, Key, ObjectId, ObjectMeta, PartNumber, SessionId, UploadToken,
 };
-use crate::write::upload::{Content, Misfit, PartLayout, Plan, Rules, Source};
+use crate::write::upload::{Content, PartLayout, Plan, Rules, Source};
 
 /// One file's upload, and the contents that wait for it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -449,8 +449,11 @@ impl Session {
     }
 }
 
+mod answers;
 mod effects;
 mod events;
+
+pub use answers::{Remedy, Reply};
 
 #[cfg(test)]
 mod tests;

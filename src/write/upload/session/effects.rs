@@ -129,6 +129,6 @@ fn missing<'a>(
 /// The next bytes of an upload in order.
 fn next_piece(transfer: &Transfer, bytes: u64, size: u64) -> Option<Effect> {
     let range = ByteRange::at(transfer.offset, bytes).clip(size);
-    let number = PartNumber::from_index(transfer.parts.len() as u32);
+    let number = PartNumber::from_index((transfer.offset / bytes) as u32);
     (!range.is_empty()).then(|| Effect::SendPart(PartSlot { number, range, is_last: range.end == size }))
 }

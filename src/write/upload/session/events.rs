@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::store::{PartReceipt, Precondition, UploadId};
-use crate::types::{Attributes, Key, ObjectMeta, PartNumber, SessionId, UploadToken};
+use crate::types::{Key, ObjectMeta, PartNumber, SessionId, UploadToken};
 use crate::write::upload::session::{
     Answer, CommitBy, Found, Session, SessionEvent, Standing, State, Stored, Transfer, Way, matches,
     needs_amending,
