@@ -104,6 +104,26 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether a record fits, changing nothing.
+    pub fn check(&self, record: &Record) -> Result<(), Misfit> {
+        let unknown = |what| Misfit { what, state: "unknown" };
+        match record {
+            Record::Session { file, event } => {
+                let upload = self.upload(*file).ok_or(unknown(event.name()))?;
+                upload.clone().apply(event)
+            }
+            Record::Progress { file, .. } => self.upload(*file).map(drop).ok_or(unknown("progress")),
+            Record::Closed { file } => self.upload(*file).map(drop).ok_or(unknown("closed")),
+            Record::MoveCopied { id, .. } => self.moves.get(id).map(drop).ok_or(unknown("move copied")),
+            Record::MoveDone { id } => self.moves.get(id).map(drop).ok_or(unknown("move done")),
+            Record::NextId(_)
+            | Record::File { .. }
+            | Record::Move { .. }
+            | Record::FileOpened(_)
+            | Record::MoveIntended { .. } => Ok(()),
+        }
+    }
+
     /// A file's upload.
     pub fn upload(&self, file: FileId) -> Option<&Session> {
         self.files.get(&file).map(|entry| &entry.upload)

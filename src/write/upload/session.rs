@@ -427,6 +427,17 @@ impl Session {
         transfer.parts.values().take(count).map(|stored| stored.receipt.clone()).collect()
     }
 
+    /// Parts to be sent that the server is not known to have.
+    pub fn parts_unknown(&self, rules: &Rules) -> Vec<(PartNumber, ByteRange)> {
+        let (State::Sending(transfer), Some(Plan::Parts(parts))) = (&self.state, self.plan(rules)) else {
+            return Vec::new();
+        };
+        let sent = parts.iter().enumerate().filter(|(_, part)| part.source == Source::Send);
+        sent.map(|(index, part)| (PartNumber::from_index(index as u32), part.range))
+            .filter(|(number, _)| !transfer.parts.contains_key(number))
+            .collect()
+    }
+
     /// What a restart leaves unknown. Not an event: it happens to whoever replays.
     pub fn restart(&mut self) {
         match &mut self.state {
