@@ -118,7 +118,7 @@ pub async fn conditional_writes(store: Arc<dyn ObjectStore>) {
 pub async fn odd_keys(store: Arc<dyn ObjectStore>) {
     let scratch = Scratch::new(store.clone());
     let long = "n".repeat(200);
-    let deep = ["d"; 100].join("/");
+    let deep = ["d"; 20].join("/");
     let taken = [
         "with space",
         " leading and trailing ",
