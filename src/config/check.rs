@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::env::KILL_AT;
 use crate::config::places::{self, overlap};
 use crate::config::{Config, ConfigError, Origin, Setting, Settings, Surroundings};
 use crate::fs::CommitMode;
 use crate::store::{AddressingStyle, Identity, Location, S3Options};
 use crate::types::ByteSize;
-use crate::write::OnConflict;
+use crate::write::{KillAt, KillAtError, OnConflict};
 use crate::{cache, control, fs, fuse, namespace, read, store, write};
 
 /// Part sizes that S3 and its likes take.
@@ -219,7 +220,17 @@ fn write_options(
         close_timeout: positive_time(settings, Setting::CloseTimeout)?,
         on_conflict: choice::<OnConflict>(settings, Setting::OnConflict)?,
         host: surroundings.host.clone(),
+        kill_at: kill_at(surroundings)?,
     })
+}
+
+/// For crash tests; no setting, so that nobody finds it in a file.
+fn kill_at(surroundings: &Surroundings) -> Result<Option<KillAt>, ConfigError> {
+    let Some(text) = surroundings.environment.get(KILL_AT) else {
+        return Ok(None);
+    };
+    let point = text.to_string_lossy().parse().map_err(|why: KillAtError| ConfigError::KillAt(why))?;
+    Ok(Some(point))
 }
 
 fn namespace_options(
