@@ -124,6 +124,16 @@ async fn a_put_is_one_request_with_all_that_it_must_carry() {
 }
 
 #[tokio::test]
+async fn a_put_whose_answer_tells_no_version_is_looked_up() {
+    let found = "200 OK\netag: \"E\"\ncontent-length: 1";
+    for (looked, outcome) in [(found, Ok("E".to_owned())), ("503 Slow Down", Err(ErrorKind::Ambiguous))] {
+        let (store, _) = amazon(&["200 OK", looked]).await;
+        let put = store.put(&key("k"), Bytes::from_static(b"x"), PutOptions::default()).await;
+        assert_eq!(put.map(|meta| meta.id.etag.to_string()).map_err(|error| error.kind), outcome);
+    }
+}
+
+#[tokio::test]
 async fn ignored_preconditions_are_replaced_by_a_look() {
     let there = "200 OK\netag: \"new\"\ncontent-length: 3";
     let body = Bytes::from_static(b"x");
@@ -441,5 +451,23 @@ async fn listings_ask_within_the_volume() {
             "GET /bkt?delimiter=%2F&encoding-type=url&list-type=2&max-keys=7&prefix=v%2Fd%2F&start-after=v%2Fd%2Fa%20b HTTP/1.1",
             "GET /bkt?continuation-token=t%3D%2F&encoding-type=url&list-type=2&prefix=v%2F HTTP/1.1"
         ]
+    );
+}
+
+#[tokio::test]
+async fn versions_that_a_listing_does_not_tell_are_looked_up() {
+    let listing = "200 OK\n\n<ListBucketResult><Contents><Key>v/a</Key><Size>3</Size></Contents>\
+                   <Contents><Key>v/b</Key><Size>3</Size><ETag>B</ETag></Contents></ListBucketResult>";
+    let (store, seen) = amazon(&[listing, "200 OK\netag: \"A\"\ncontent-length: 3"]).await;
+    let page = store.list(ListOptions::default()).await.unwrap();
+    let etags: Vec<_> = page.objects.iter().map(|object| object.id.etag.as_str()).collect();
+    assert_eq!(etags, ["A", "B"]);
+    assert_eq!(requests(&seen)[1..], ["HEAD /bkt/v/a HTTP/1.1"]);
+
+    let (store, _) = amazon(&[listing, "404 Not Found"]).await;
+    assert_eq!(
+        store.list(ListOptions::default()).await.unwrap().objects.len(),
+        1,
+        "what is gone is not listed"
     );
 }

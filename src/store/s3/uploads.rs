@@ -147,16 +147,18 @@ impl S3Store {
         }
     }
 
-    /// The object just made, as a HEAD tells it. The change is done: that the look fails must not read as "not applied".
+    /// The object just made, as a HEAD tells it.
     async fn joined(&self, key: &Key, completion: &Completion) -> Result<ObjectMeta> {
-        let op = Op::CompleteUpload;
-        let ambiguous = |detail: String| Error::on(op, key, ErrorKind::Ambiguous, detail);
-        let meta = self.head_object(key).await.map_err(|error| ambiguous(error.detail))?;
+        let meta = self.changed(Op::CompleteUpload, key).await?;
         let is_ours = match &completion.token {
             Some(token) => meta.token.as_ref() == Some(token),
             None => meta.id.size == completion.size,
         };
-        if is_ours { Ok(meta) } else { Err(ambiguous("another object is there already".to_owned())) }
+        if is_ours {
+            return Ok(meta);
+        }
+        let detail = "another object is there already";
+        Err(Error::on(Op::CompleteUpload, key, ErrorKind::Ambiguous, detail))
     }
 
     fn part_list(&self, parts: &[PartReceipt]) -> Bytes {
