@@ -22,7 +22,7 @@ use crate::types::{Attributes, ByteRange, Crc64, ETag, Key, ObjectId, PartNumber
 /// Requests as they came in: head and body.
 type Seen = Arc<Mutex<Vec<String>>>;
 
-/// A volume `s3://bkt/v/` on a server that gives these answers, one a request, and then hangs up.
+/// A volume `s3://bkt/v/` on a server that gives these answers, one a request; at an empty one it just hangs up.
 async fn scripted(login: Login, dialect: Dialect, answers: &[&str]) -> (S3Store, Seen) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -33,6 +33,9 @@ async fn scripted(login: Login, dialect: Dialect, answers: &[&str]) -> (S3Store,
             let (mut socket, _) = listener.accept().await.unwrap();
             let request = read_request(&mut socket).await;
             recorded.lock().unwrap().push(request);
+            if answer.is_empty() {
+                continue;
+            }
             let (head, body) = answer.split_once("\n\n").unwrap_or((&answer, ""));
             let length = if head.contains("content-length") {
                 String::new()
@@ -344,6 +347,19 @@ async fn parts_carry_their_checksum() {
     assert!(has_header(&request, "x-amz-checksum-crc64nvme: rosUhgp5mIg="));
     let error = store.put_part(&upload(), slot, Bytes::from_static(b"short")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Refused);
+}
+
+#[tokio::test]
+async fn a_part_that_breaks_off_may_belong_to_an_upload_that_is_gone() {
+    let slot = PartSlot { number: PartNumber::from_index(0), range: ByteRange::new(0, 1), is_last: true };
+    let hung_up = "";
+    let gone = "404 Not Found\n\n<Error><Code>NoSuchUpload</Code></Error>";
+    let later = ErrorKind::Unavailable { retry_after: None };
+    for (status, kind) in [(gone, ErrorKind::UploadGone), ("200 OK\n\n<R/>", later), (hung_up, later)] {
+        let (store, seen) = amazon(&[hung_up, status]).await;
+        let error = store.put_part(&upload(), slot, Bytes::from_static(b"x")).await.unwrap_err();
+        assert_eq!((error.kind, requests(&seen).len()), (kind, 2), "{status}");
+    }
 }
 
 #[tokio::test]
