@@ -49,7 +49,7 @@ impl S3Store {
             .header("x-amz-metadata-directive", directive);
         let (answer_headers, root) = self.client.send_for_document(&call).await?;
         let Some(etag) = root.text_of("ETag") else {
-            return self.head_object(target).await.map_err(|error| Error { op: Op::Copy, ..error });
+            return self.changed(Op::Copy, target).await;
         };
         Ok(ObjectMeta {
             id: ObjectId { key: target.clone(), etag: ETag::new(etag.trim()), size: source.size },

@@ -1,5 +1,6 @@
 //! Pages of names: ListObjectsV2.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Method;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,8 +10,11 @@ use crate::store::s3::S3Store;
 use crate::store::s3::address::decode_listed;
 use crate::store::s3::client::Call;
 use crate::store::s3::dialect::ListEncoding;
-use crate::store::{ErrorKind, ListOptions, ListPage, Op, Result};
+use crate::store::{Error, ErrorKind, ListOptions, ListPage, Op, Result};
 use crate::types::{ETag, Key, ObjectId, ObjectMeta, UnixTime};
+
+/// Objects of one page looked at at the same time.
+const LOOKS_AT_ONCE: usize = 16;
 
 impl S3Store {
     pub(super) async fn list_objects(&self, options: ListOptions) -> Result<ListPage> {
@@ -34,8 +38,31 @@ impl S3Store {
             ListEncoding::Plain => call,
         };
         let (_, root) = self.client.send_for_document(&call).await?;
-        page(&root, volume_prefix, self.dialect.list_encoding)
-            .map_err(|detail| call.error(ErrorKind::Protocol, detail))
+        let page = page(&root, volume_prefix, self.dialect.list_encoding)
+            .map_err(|detail| call.error(ErrorKind::Protocol, detail))?;
+        self.with_versions(page).await
+    }
+
+    /// Looks up the versions that the listing does not tell (s3s-fs 0.14); what is gone meanwhile is left out.
+    async fn with_versions(&self, page: ListPage) -> Result<ListPage> {
+        if page.objects.iter().all(|object| !object.id.etag.as_str().is_empty()) {
+            return Ok(page);
+        }
+        let looked: Vec<Option<ObjectMeta>> = stream::iter(page.objects)
+            .map(|object| async move {
+                if !object.id.etag.as_str().is_empty() {
+                    return Ok(Some(object));
+                }
+                match self.head_object(&object.id.key).await {
+                    Ok(meta) => Ok(Some(meta)),
+                    Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(Error { op: Op::List, ..error }),
+                }
+            })
+            .buffered(LOOKS_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(ListPage { objects: looked.into_iter().flatten().collect(), ..page })
     }
 }
 
@@ -77,7 +104,7 @@ fn page(root: &Element, volume_prefix: &str, asked: ListEncoding) -> Result<List
 }
 
 fn object(key: Key, entry: &Element) -> Result<ObjectMeta, String> {
-    let etag = entry.text_of("ETag").ok_or_else(|| format!("{key} is listed without an ETag"))?;
+    let etag = entry.text_of("ETag").unwrap_or_default();
     let size = entry.number_of("Size").ok_or_else(|| format!("{key} is listed without a size"))?;
     Ok(ObjectMeta {
         id: ObjectId { key, etag: ETag::new(etag.trim()), size },

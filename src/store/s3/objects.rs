@@ -95,7 +95,7 @@ impl S3Store {
             .await
             .map_err(|error| missing_is_changed(error, &options.precondition))?;
         let Some(etag) = headers::text(&answer.headers, http::header::ETAG) else {
-            return self.head_object(key).await;
+            return self.changed(Op::Put, key).await;
         };
         Ok(self.described(ObjectMeta {
             id: ObjectId { key: key.clone(), etag: ETag::new(etag), size },
@@ -231,6 +231,13 @@ impl S3Store {
     /// What is told of an object, without the checksum where the server's is not to be trusted.
     pub(super) fn described(&self, meta: ObjectMeta) -> ObjectMeta {
         ObjectMeta { crc64: meta.crc64.filter(|_| self.dialect.stores_crc64), ..meta }
+    }
+
+    /// The object just changed, where the answer did not describe it. The change is done: that the look fails must not
+    /// read as "not applied".
+    pub(super) async fn changed(&self, op: Op, key: &Key) -> Result<ObjectMeta> {
+        let looked = self.head_object(key).await;
+        looked.map_err(|error| Error { op, kind: ErrorKind::Ambiguous, ..error })
     }
 
     /// A HEAD that must find this version.

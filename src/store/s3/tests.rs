@@ -22,7 +22,7 @@ use crate::types::{Attributes, ByteRange, Crc64, ETag, Key, ObjectId, PartNumber
 /// Requests as they came in: head and body.
 type Seen = Arc<Mutex<Vec<String>>>;
 
-/// A volume `s3://bkt/v/` on a server that gives these answers, one a request, and then hangs up.
+/// A volume `s3://bkt/v/` on a server that gives these answers, one a request; at an empty one it just hangs up.
 async fn scripted(login: Login, dialect: Dialect, answers: &[&str]) -> (S3Store, Seen) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -33,6 +33,9 @@ async fn scripted(login: Login, dialect: Dialect, answers: &[&str]) -> (S3Store,
             let (mut socket, _) = listener.accept().await.unwrap();
             let request = read_request(&mut socket).await;
             recorded.lock().unwrap().push(request);
+            if answer.is_empty() {
+                continue;
+            }
             let (head, body) = answer.split_once("\n\n").unwrap_or((&answer, ""));
             let length = if head.contains("content-length") {
                 String::new()
@@ -121,6 +124,16 @@ async fn a_put_is_one_request_with_all_that_it_must_carry() {
     }
     assert!(!request.contains("authorization") && !request.contains("chunked"), "{request}");
     assert!(request.ends_with("123456789"));
+}
+
+#[tokio::test]
+async fn a_put_whose_answer_tells_no_version_is_looked_up() {
+    let found = "200 OK\netag: \"E\"\ncontent-length: 1";
+    for (looked, outcome) in [(found, Ok("E".to_owned())), ("503 Slow Down", Err(ErrorKind::Ambiguous))] {
+        let (store, _) = amazon(&["200 OK", looked]).await;
+        let put = store.put(&key("k"), Bytes::from_static(b"x"), PutOptions::default()).await;
+        assert_eq!(put.map(|meta| meta.id.etag.to_string()).map_err(|error| error.kind), outcome);
+    }
 }
 
 #[tokio::test]
@@ -337,6 +350,19 @@ async fn parts_carry_their_checksum() {
 }
 
 #[tokio::test]
+async fn a_part_that_breaks_off_may_belong_to_an_upload_that_is_gone() {
+    let slot = PartSlot { number: PartNumber::from_index(0), range: ByteRange::new(0, 1), is_last: true };
+    let hung_up = "";
+    let gone = "404 Not Found\n\n<Error><Code>NoSuchUpload</Code></Error>";
+    let later = ErrorKind::Unavailable { retry_after: None };
+    for (status, kind) in [(gone, ErrorKind::UploadGone), ("200 OK\n\n<R/>", later), (hung_up, later)] {
+        let (store, seen) = amazon(&[hung_up, status]).await;
+        let error = store.put_part(&upload(), slot, Bytes::from_static(b"x")).await.unwrap_err();
+        assert_eq!((error.kind, requests(&seen).len()), (kind, 2), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn copies_are_pinned_to_the_sources_version() {
     let copied = "200 OK\n\n<CopyPartResult><ETag>e</ETag></CopyPartResult>";
     let (store, seen) = amazon(&[copied]).await;
@@ -441,5 +467,23 @@ async fn listings_ask_within_the_volume() {
             "GET /bkt?delimiter=%2F&encoding-type=url&list-type=2&max-keys=7&prefix=v%2Fd%2F&start-after=v%2Fd%2Fa%20b HTTP/1.1",
             "GET /bkt?continuation-token=t%3D%2F&encoding-type=url&list-type=2&prefix=v%2F HTTP/1.1"
         ]
+    );
+}
+
+#[tokio::test]
+async fn versions_that_a_listing_does_not_tell_are_looked_up() {
+    let listing = "200 OK\n\n<ListBucketResult><Contents><Key>v/a</Key><Size>3</Size></Contents>\
+                   <Contents><Key>v/b</Key><Size>3</Size><ETag>B</ETag></Contents></ListBucketResult>";
+    let (store, seen) = amazon(&[listing, "200 OK\netag: \"A\"\ncontent-length: 3"]).await;
+    let page = store.list(ListOptions::default()).await.unwrap();
+    let etags: Vec<_> = page.objects.iter().map(|object| object.id.etag.as_str()).collect();
+    assert_eq!(etags, ["A", "B"]);
+    assert_eq!(requests(&seen)[1..], ["HEAD /bkt/v/a HTTP/1.1"]);
+
+    let (store, _) = amazon(&[listing, "404 Not Found"]).await;
+    assert_eq!(
+        store.list(ListOptions::default()).await.unwrap().objects.len(),
+        1,
+        "what is gone is not listed"
     );
 }

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use http::Method;
 use std::collections::BTreeMap;
 
+use crate::store::http::client::Stage;
 use crate::store::http::headers;
 use crate::store::http::xml::{Element, push_text};
 use crate::store::s3::S3Store;
-use crate::store::s3::client::Call;
+use crate::store::s3::client::{Call, CallError};
 use crate::store::s3::dialect::PARTS_MAX;
 use crate::store::s3::metadata;
 use crate::store::s3::objects::missing_is_changed;
@@ -92,7 +93,15 @@ impl S3Store {
             None
         };
         let call = call.body(body);
-        let answer = self.client.send(&call).await?;
+        let answer = match self.client.attempt(&call).await {
+            Ok(answer) => answer,
+            Err(CallError::Failed(failure))
+                if failure.stage == Stage::MaybeSent && self.is_gone(upload).await =>
+            {
+                return Err(call.error(ErrorKind::UploadGone, "the server does not know the upload any more"));
+            }
+            Err(error) => return Err(error.into_error(&call)),
+        };
         let etag = headers::text(&answer.headers, http::header::ETAG)
             .ok_or_else(|| call.error(ErrorKind::Protocol, "the answer has no ETag"))?;
         Ok(PartReceipt { number: slot.number, len, etag: ETag::new(etag).to_string(), crc64 })
@@ -147,16 +156,25 @@ impl S3Store {
         }
     }
 
-    /// The object just made, as a HEAD tells it. The change is done: that the look fails must not read as "not applied".
+    /// The object just made, as a HEAD tells it.
     async fn joined(&self, key: &Key, completion: &Completion) -> Result<ObjectMeta> {
-        let op = Op::CompleteUpload;
-        let ambiguous = |detail: String| Error::on(op, key, ErrorKind::Ambiguous, detail);
-        let meta = self.head_object(key).await.map_err(|error| ambiguous(error.detail))?;
+        let meta = self.changed(Op::CompleteUpload, key).await?;
         let is_ours = match &completion.token {
             Some(token) => meta.token.as_ref() == Some(token),
             None => meta.id.size == completion.size,
         };
-        if is_ours { Ok(meta) } else { Err(ambiguous("another object is there already".to_owned())) }
+        if is_ours {
+            return Ok(meta);
+        }
+        let detail = "another object is there already";
+        Err(Error::on(Op::CompleteUpload, key, ErrorKind::Ambiguous, detail))
+    }
+
+    /// Whether the server surely does not know an upload. Asked when the sending of a part broke off: a server that
+    /// refuses before it has read the body hangs up, and its answer is lost (Garage).
+    async fn is_gone(&self, upload: &Upload) -> bool {
+        let call = about(Op::UploadStatus, Method::GET, upload).query("max-parts", "1");
+        self.client.send(&call).await.is_err_and(|error| error.kind == ErrorKind::UploadGone)
     }
 
     fn part_list(&self, parts: &[PartReceipt]) -> Bytes {
