@@ -66,7 +66,10 @@ count() { requests | python3 -c "import json,sys; print(json.load(sys.stdin)['co
 reset_counts() { admin --request POST "$ENDPOINT/-/requests/reset" >/dev/null; }
 faults() { admin --request POST --data "$1" "$ENDPOINT/-/faults" >/dev/null; }
 no_faults() { admin --request DELETE "$ENDPOINT/-/faults" >/dev/null; }
-direct() { curl --silent --show-error --fail --aws-sigv4 aws:amz:us-east-1:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" "$@"; }
+direct() {
+    curl --silent --show-error --fail --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' \
+        --aws-sigv4 aws:amz:us-east-1:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" "$@"
+}
 
 # --- the mount ---
 mount_it() {

@@ -129,6 +129,7 @@ impl FileSystem {
                 self.namespace.committed(state.ino, &object, Instant::now());
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
                 file.moved(&moved.id);
+                file.rename(key, Precondition::Matches(moved.id.etag.clone())).await?;
                 self.files.unwatch_key(&object.id.key, state.ino);
                 self.files.watch_key(moved.id.key.clone(), state.ino);
                 Ok(Some(moved))

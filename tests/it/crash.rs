@@ -92,7 +92,9 @@ fn killed_at_every_named_point_of_a_small_file() {
     rig.mount(&[]);
     rig.unmount();
     for (number, point) in
-        ["after-seal", "before-put", "after-put-before-journal", "after-put"].into_iter().enumerate()
+        ["after-seal", "before-complete", "after-complete-before-journal", "after-complete"]
+            .into_iter()
+            .enumerate()
     {
         let key = format!("small-{number}");
         let bytes = pattern(number as u64, 10_000);
@@ -194,6 +196,7 @@ fn background_uploads_survive_the_daemon() {
 #[test]
 fn lost_answers_are_no_failures_and_no_second_commits() {
     let rig = Rig::mounted(&["--part-size=5M"]);
+    rig.bucket.requests().reset();
     rig.bucket.faults().add(Rule::on(Operation::PutObject, Action::LoseAnswer).key("small").times(1));
     fs::write(rig.path("small"), "small").unwrap();
     assert_eq!(rig.bucket.get("small").unwrap(), b"small");

@@ -64,7 +64,7 @@ fn servers_buckets_and_credentials() {
     ]);
     let ran = crate::support::run(&mut command);
     assert_ne!(ran.code, Some(0));
-    says(&ran, &["credentials"]);
+    says(&ran, &["secret access key"]);
     assert!(!ran.err.contains("wrong-secret-value"), "the secret is printed: {}", ran.err);
     let mut command = rig.command();
     command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");

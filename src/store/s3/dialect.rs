@@ -11,8 +11,8 @@ pub const REQUEST_BYTES_MAX: u64 = 5 * GIB;
 /// Most parts of an upload.
 pub const PARTS_MAX: u32 = 10_000;
 
-/// Largest object.
-pub const OBJECT_BYTES_MAX: u64 = REQUEST_BYTES_MAX * PARTS_MAX as u64;
+/// Largest object: 50 TB, as Amazon's model of the protocol says.
+pub const OBJECT_BYTES_MAX: u64 = 50_000_000_000_000;
 
 /// How one server behaves where servers differ. Deterministic per server, so it could be kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

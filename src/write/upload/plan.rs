@@ -88,8 +88,9 @@ impl PartLayout {
             |first_bytes, step| PartLayout { first_bytes, step, part_bytes_min, part_bytes_max, parts_max };
         let first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
         if with(first_bytes, 1).capacity() < object_bytes_max {
-            // Not even the fastest growth reaches the store's own maximum; only largest parts from the start come close.
-            return with(part_bytes_max, parts_max);
+            // Not even the fastest growth reaches the store's own maximum; it comes nearest without making the first
+            // parts, and with them everyday files, unwieldy.
+            return with(first_bytes, 1);
         }
         let (mut low, mut high) = (1, parts_max);
         while low < high {
@@ -224,7 +225,7 @@ impl Plan {
     /// The plan for a content. `layout` is that of the upload where one has begun.
     pub fn new(shape: Shape<'_>, rules: &Rules, layout: PartLayout) -> Plan {
         let Shape { size, base_valid, base_bytes, dirty, copies } = shape;
-        if size > rules.object_bytes_max {
+        if size > rules.object_bytes_max.min(layout.capacity()) {
             return Plan::TooLarge;
         }
         if copies && size > 0 && base_valid == size && base_bytes == size && dirty.is_empty() {

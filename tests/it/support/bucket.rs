@@ -103,6 +103,7 @@ impl Bucket {
     fn curl(&self, path: &str) -> Command {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--max-time", "60", "--path-as-is"]);
+        command.args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
         command.args([
             "--aws-sigv4",
             "aws:amz:us-east-1:s3",
