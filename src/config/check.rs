@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::env::KILL_AT;
 use crate::config::places::{self, overlap};
 use crate::config::{Config, ConfigError, Origin, Setting, Settings, Surroundings};
 use crate::fs::CommitMode;
-use crate::store::{AddressingStyle, Location, S3Options};
+use crate::store::{AddressingStyle, Identity, Location, S3Options};
 use crate::types::ByteSize;
-use crate::write::OnConflict;
+use crate::write::{KillAt, KillAtError, OnConflict};
 use crate::{cache, control, fs, fuse, namespace, read, store, write};
 
 /// Part sizes that S3 and its likes take.
@@ -112,19 +113,22 @@ fn store_options(settings: &Settings, location: &Location) -> Result<store::Opti
         Some(true) => AddressingStyle::Path,
         Some(false) => AddressingStyle::VirtualHost,
     };
+    let identity = match (text(Setting::Profile), settings.switch(Setting::Anonymous)?.unwrap_or(false)) {
+        (Some(_), true) => {
+            let advice = "leave one of --profile and --anonymous away";
+            return Err(settings.refuse(Setting::Anonymous, "a profile is for signing requests", advice));
+        }
+        (None, true) => Identity::Anonymous,
+        (Some(profile), false) => Identity::Profile(profile),
+        (None, false) => Identity::Usual,
+    };
     let requests: usize = parsed(settings, Setting::Requests, usize::from_str)?;
     if !(1..=REQUESTS_MAX).contains(&requests) {
         let advice = format!("from 1 to {REQUESTS_MAX}; 32 is enough for most links");
         return Err(settings.refuse(Setting::Requests, "too few or too many", advice));
     }
     Ok(store::Options {
-        s3: S3Options {
-            anonymous: settings.switch(Setting::Anonymous)?.unwrap_or(false),
-            endpoint,
-            region: text(Setting::Region),
-            profile: text(Setting::Profile),
-            addressing,
-        },
+        s3: S3Options { endpoint, region: text(Setting::Region), addressing, identity },
         requests_max: requests,
         stall_timeout: positive_time(settings, Setting::StallTimeout)?,
         attempts_max: ATTEMPTS_MAX,
@@ -216,7 +220,17 @@ fn write_options(
         close_timeout: positive_time(settings, Setting::CloseTimeout)?,
         on_conflict: choice::<OnConflict>(settings, Setting::OnConflict)?,
         host: surroundings.host.clone(),
+        kill_at: kill_at(surroundings)?,
     })
+}
+
+/// For crash tests; no setting, so that nobody finds it in a file.
+fn kill_at(surroundings: &Surroundings) -> Result<Option<KillAt>, ConfigError> {
+    let Some(text) = surroundings.environment.get(KILL_AT) else {
+        return Ok(None);
+    };
+    let point = text.to_string_lossy().parse().map_err(|why: KillAtError| ConfigError::KillAt(why))?;
+    Ok(Some(point))
 }
 
 fn namespace_options(

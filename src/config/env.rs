@@ -9,8 +9,10 @@ use crate::config::{ConfigError, Origin, Setting, Settings};
 
 /// What starts with this is ours.
 const PREFIX: &str = "TETHERFS_";
+/// Where a daemon is to kill itself, for crash tests.
+pub const KILL_AT: &str = "TETHERFS_KILL_AT";
 /// Variables of ours that are no setting of a mount.
-const OTHERS: [&str; 3] = ["TETHERFS_CONFIG", "TETHERFS_RUNTIME_DIR", "TETHERFS_KILL_AT"];
+const OTHERS: [&str; 3] = ["TETHERFS_CONFIG", "TETHERFS_RUNTIME_DIR", KILL_AT];
 /// Left alone, for those who test tetherfs.
 const TEST_PREFIX: &str = "TETHERFS_TEST_";
 /// Variables of the AWS tools for the endpoint, strongest first. What they know of credentials is the store's affair.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::{Origin, Setting};
 use crate::store::LocationError;
+use crate::write::KillAtError;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,9 @@ pub enum ConfigError {
     /// The volume's URL is none.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// The point of a crash test is none.
+    #[error("TETHERFS_KILL_AT: {0}")]
+    KillAt(KillAtError),
     /// Places that must not lie in each other.
     #[error("{reason}")]
     Places {
@@ -65,6 +69,7 @@ impl ConfigError {
             ConfigError::File { .. } => {
                 "lines look like: cache-size = \"20GiB\", per volume under [mount.\"s3://bucket\"]".to_owned()
             }
+            ConfigError::KillAt(_) => "leave the variable away: it is for crash tests".to_owned(),
             ConfigError::Location(_) => {
                 "a volume is s3://BUCKET, s3://BUCKET/PREFIX or file:///DIR".to_owned()
             }

@@ -31,7 +31,9 @@ fn disk_with(records: &[Vec<u8>]) -> (CrashDisk, Vec<u8>) {
     let disk = CrashDisk::default();
     let (journal, _) = open(&disk).unwrap();
     let last = records.iter().map(|record| journal.append(record).unwrap()).last();
-    last.map(|position| journal.sync(position).unwrap());
+    if let Some(position) = last {
+        journal.sync(position).unwrap();
+    }
     let bytes = disk.content(&generation_file(1)).unwrap();
     (disk, bytes)
 }
@@ -212,6 +214,19 @@ fn after_a_failed_sync_nothing_is_called_synced_before_a_checkpoint() {
     journal.sync(position).unwrap();
     disk.crash(1);
     assert_eq!(open(&disk).unwrap().1.records, [b"doubtful".to_vec(), b"more".to_vec()]);
+}
+
+#[test]
+fn what_is_synced_already_costs_no_sync() {
+    let (disk, _) = disk_with(&[]);
+    let (journal, _) = open(&disk).unwrap();
+    let first = journal.append(b"first").unwrap();
+    let second = journal.append(b"second").unwrap();
+    let before = disk.file_syncs();
+    journal.sync(second).unwrap();
+    journal.sync(first).unwrap();
+    journal.sync(second).unwrap();
+    assert_eq!(disk.file_syncs() - before, 1);
 }
 
 #[test]

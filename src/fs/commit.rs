@@ -15,9 +15,12 @@ impl FileSystem {
         while let Some(event) = events.recv().await {
             match event {
                 Event::Committed { object, is_current, .. } => {
-                    let state = self.files.by_key(&object.id.key);
-                    if let Some(state) = state.filter(|_| is_current) {
-                        self.committed(&state, &object);
+                    if let Some(state) = self.files.by_key(&object.id.key) {
+                        if is_current {
+                            self.committed(&state, &object);
+                        } else {
+                            self.namespace.committed_earlier(state.ino, &object, Instant::now());
+                        }
                     }
                 }
                 Event::Conflicted { key, kept_as, .. } => self.conflicted(&key, kept_as.as_ref()),
@@ -37,9 +40,7 @@ impl FileSystem {
 
     /// Forgets a file that nobody has open and that has nothing to upload.
     pub(crate) fn let_go(&self, ino: Ino) {
-        if let Some(file) = self.files.retire(ino) {
-            file.forget();
-        }
+        self.files.retire(ino);
     }
 
     fn conflicted(&self, key: &crate::types::Key, kept_as: Option<&ObjectMeta>) {

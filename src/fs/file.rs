@@ -231,30 +231,25 @@ impl Files {
         self.lock().by_ino.get(&ino).is_some_and(|slot| slot.opens > 1)
     }
 
-    /// Lets go of a file that nobody has open and that has nothing to upload. Returns the file it was under change as.
-    pub(crate) fn retire(&self, ino: Ino) -> Option<Arc<WriteFile>> {
+    /// Lets go of a file that nobody has open and that has nothing to upload.
+    pub(crate) fn retire(&self, ino: Ino) {
         let mut table = self.lock();
-        let slot = table.by_ino.get(&ino)?;
-        if slot.opens > 0 {
-            return None;
-        }
-        let local = {
+        let Some(slot) = table.by_ino.get(&ino).filter(|slot| slot.opens == 0) else {
+            return;
+        };
+        let key = {
             let mut content = slot.state.content();
             let is_removed = content.is_removed;
             match content.local() {
-                Some(local) if !local.is_clean() && !is_removed => return None,
-                Some(local) => Some(local.file.clone()),
+                Some(local) if !local.is_clean() && !is_removed => return,
+                Some(local) => Some(local.file.key()),
                 None => None,
             }
         };
         table.by_ino.remove(&ino);
-        if let Some(file) = &local {
-            let key = file.key();
-            if table.local_by_key.get(&key) == Some(&ino) {
-                table.local_by_key.remove(&key);
-            }
+        if let Some(key) = key.filter(|key| table.local_by_key.get(key) == Some(&ino)) {
+            table.local_by_key.remove(&key);
         }
-        local
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

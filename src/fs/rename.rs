@@ -128,12 +128,15 @@ impl FileSystem {
                 let object = file.commit().await?;
                 self.namespace.committed(state.ino, &object, Instant::now());
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
+                file.moved(&moved.id);
                 self.files.unwatch_key(&object.id.key, state.ino);
-                Ok(Some(settle_moved(state, moved)))
+                self.files.watch_key(moved.id.key.clone(), state.ino);
+                Ok(Some(moved))
             }
             (None, Some(object)) => {
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
-                Ok(Some(settle_moved(state, moved)))
+                state.content().set_remote(moved.clone().into());
+                Ok(Some(moved))
             }
             (None, None) => Err(Error::NotFound),
         }
@@ -167,18 +170,4 @@ impl FileSystem {
         self.namespace.forget(attr.ino, 1);
         Ok(attr)
     }
-}
-
-/// The file is this object now, under its new key; handles that are open go on with it.
-fn settle_moved(state: &FileState, moved: ObjectMeta) -> ObjectMeta {
-    let left = {
-        let mut content = state.content();
-        let left = content.local().map(|local| local.file.clone());
-        content.set_remote(moved.clone().into());
-        left
-    };
-    if let Some(file) = left {
-        file.forget();
-    }
-    moved
 }

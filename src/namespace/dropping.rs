@@ -1,18 +1,18 @@
 //! What the tree may drop to save memory, and in which order (pure).
 //!
 //! Droppable is what a question to the store can bring back: an idle inode, a name known to be absent. Each has a turn;
-//! a new turn is the last one. A directory remembers what was dropped from it: [`Folder::listed`],
-//! [`Folder::dropped`] and [`Folder::floor`] keep what is still said about unknown names true.
+//! a new turn is the last one. Where an entry was dropped, an unknown name is no longer known to be absent. What was
+//! changed here stays until every question asked before the change is answered, or such an answer would undo it.
 
 use std::time::Instant;
 
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{Body, Entry, Place, Turn};
+use crate::namespace::inode::{Body, Entry, Inode, Place, Turn};
 use crate::namespace::names::Name;
 use crate::namespace::tree::Tree;
 use crate::types::Ino;
 
-/// Most stale things dropped by one [`Tree::sweep`], so that none takes long.
+/// Most stale things looked at by one [`Tree::sweep`], so that none takes long.
 const SWEPT_MAX: usize = 512;
 
 /// Something that can be asked for again.
@@ -85,57 +85,90 @@ impl Tree {
     fn is_fresh(&self, droppable: &Droppable, now: Instant) -> bool {
         match droppable {
             Droppable::Inode(ino) => self.inodes.get(ino).is_some_and(|inode| inode.is_believed(now)),
-            Droppable::Absence { parent, name } => self
-                .folder(*parent)
-                .ok()
-                .and_then(|folder| folder.entries.get(name))
-                .is_some_and(|entry| matches!(entry, Entry::Absent { fresh, .. } if fresh.holds(now))),
+            Droppable::Absence { parent, name } => match self.entry(*parent, name) {
+                Some(Entry::Absent { fresh, .. }) => fresh.holds(now),
+                Some(Entry::Present(_)) | None => false,
+            },
         }
     }
 
     /// Drops what is too much.
     pub(super) fn trim(&mut self) {
-        while self.order.len() > self.droppable_max {
+        for _ in self.droppable_max..self.order.len() {
             self.drop_oldest();
         }
     }
 
-    /// Drops what has been of no use for longest, with a note in the directory of what is no longer known there.
+    /// Whether a question is on its way that was asked before the thing was last changed here.
+    fn is_pinned(&self, droppable: &Droppable) -> bool {
+        let changed = match droppable {
+            Droppable::Inode(ino) => self.inodes.get(ino).map(|inode| inode.as_of.changed),
+            Droppable::Absence { parent, name } => match self.entry(*parent, name) {
+                Some(Entry::Absent { as_of, .. }) => Some(as_of.changed),
+                Some(Entry::Present(_)) | None => None,
+            },
+        };
+        self.asking.first().is_some_and(|oldest| changed > Some(*oldest))
+    }
+
+    /// Gives a thing the last turn.
+    fn postpone(&mut self, droppable: Droppable) {
+        let last = self.take_turn(droppable.clone());
+        match droppable {
+            Droppable::Inode(ino) => {
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.turn = Some(last);
+                }
+            }
+            Droppable::Absence { parent, name } => {
+                let entry = self.folder_mut(parent).and_then(|folder| folder.entries.get_mut(&name));
+                if let Some(Entry::Absent { turn, .. }) = entry {
+                    *turn = last;
+                }
+            }
+        }
+    }
+
+    /// Drops what has been of no use for longest, unless that may not go yet.
     fn drop_oldest(&mut self) {
         let Some((_, oldest)) = self.order.pop_first() else { return };
-        let (parent, name, stamp, is_child) = match oldest {
+        if self.is_pinned(&oldest) {
+            self.postpone(oldest);
+            return;
+        }
+        match oldest {
             Droppable::Absence { parent, name } => {
-                let stamp = match self.folder(parent).ok().and_then(|folder| folder.entries.get(&name)) {
-                    Some(Entry::Absent { stamp, .. }) => *stamp,
-                    Some(Entry::Present(_)) | None => return,
-                };
-                (parent, name, stamp, false)
+                if let Some(folder) = self.folder_mut(parent) {
+                    folder.entries.remove(&name);
+                }
             }
             Droppable::Inode(ino) => {
-                let Some(inode) = self.inodes.remove(&ino) else { return };
-                if let Body::Directory(folder) = inode.body {
-                    for entry in folder.entries.into_values() {
-                        match entry {
-                            Entry::Present(_) => unreachable!("a directory with entries is not droppable"),
-                            Entry::Absent { turn, .. } => {
-                                self.order.remove(&turn);
-                            }
-                        }
+                if let Some(inode) = self.inodes.remove(&ino) {
+                    self.drop_inode(inode);
+                }
+            }
+        }
+    }
+
+    fn drop_inode(&mut self, inode: Inode) {
+        if let Body::Directory(folder) = inode.body {
+            for entry in folder.entries.into_values() {
+                match entry {
+                    Entry::Present(_) => unreachable!("a directory with entries is not droppable"),
+                    Entry::Absent { turn, .. } => {
+                        self.order.remove(&turn);
                     }
                 }
-                let Place::Under { parent, name } = inode.place else { return };
-                (parent, name, inode.stamp, true)
             }
-        };
+        }
         let dropped = self.tick();
-        if let Some(folder) = self.folder_mut(parent) {
-            folder.entries.remove(&name);
-            folder.floor = folder.floor.max(stamp);
-            if is_child {
+        if let Place::Under { parent, name } = inode.place {
+            if let Some(folder) = self.folder_mut(parent) {
+                folder.entries.remove(&name);
                 folder.listed = Freshness::Stale;
                 folder.dropped = dropped;
             }
+            self.settle(parent);
         }
-        self.settle(parent);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::namespace::Error;
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{Body, Entry, Evidence, Folder, Place, Residence, Seen, Under};
+use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Place, Residence, Seen, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
 use crate::types::{Attributes, Ino, ObjectMeta};
@@ -26,8 +26,8 @@ impl Tree {
         match self.last_known(parent, name)? {
             Answer::Present(_) => Err(Error::Exists),
             Answer::Absent | Answer::Unknown => {
-                let stamp = self.tick();
-                let ino = self.link(parent, name, body, stamp)?;
+                let as_of = AsOf::change(self.tick());
+                let ino = self.link(parent, name, body, as_of)?;
                 self.check();
                 Ok(ino)
             }
@@ -84,9 +84,9 @@ impl Tree {
             log::debug!("The commit of {} is news about a name that its file no longer has", object.id.key);
             return Ok(());
         }
-        let stamp = self.tick();
+        let as_of = AsOf::change(self.tick());
         self.change(ino, |inode| {
-            inode.stamp = stamp;
+            inode.as_of = as_of;
             let mut meta = object.clone();
             match &mut inode.body {
                 Body::File(residence) => {
@@ -106,11 +106,37 @@ impl Tree {
         Ok(())
     }
 
+    /// What is under the key of a file with local changes is this object now; a file without any is the object.
+    /// Errors as [`Tree::key`].
+    pub fn committed_earlier(
+        &mut self,
+        ino: Ino,
+        object: &ObjectMeta,
+        fresh: Freshness,
+    ) -> Result<(), Error> {
+        if self.key(ino)? != object.id.key {
+            return Ok(());
+        }
+        let as_of = AsOf::change(self.tick());
+        self.change(ino, |inode| {
+            let seen = Seen { meta: object.clone(), fresh };
+            match &mut inode.body {
+                Body::File(Residence::Local { under, .. }) => *under = Under::Object(seen),
+                Body::File(residence @ Residence::Remote(_)) => *residence = Residence::Remote(seen),
+                Body::Directory(_) => unreachable!("a directory has no key"),
+            }
+            inode.as_of = as_of;
+        });
+        self.confirm(ino);
+        self.check();
+        Ok(())
+    }
+
     /// Nothing known of the inode is believed any more, local changes excepted. Answers on their way are too old.
     pub fn expire(&mut self, ino: Ino) {
-        let stamp = self.tick();
+        let as_of = AsOf::change(self.tick());
         self.change(ino, |inode| {
-            inode.stamp = stamp;
+            inode.as_of = as_of;
             match &mut inode.body {
                 Body::File(Residence::Remote(seen))
                 | Body::File(Residence::Local { under: Under::Object(seen), .. }) => {
@@ -134,11 +160,11 @@ impl Tree {
             Answer::Present(ino) => Some(ino),
             Answer::Absent | Answer::Unknown => None,
         };
-        let stamp = self.tick();
+        let as_of = AsOf::change(self.tick());
         if let Some(ino) = removed {
             self.detach(ino, Place::Removed);
         }
-        self.set_absent(parent, name, fresh, stamp);
+        self.set_absent(parent, name, fresh, as_of);
         self.check();
         Ok(removed)
     }
@@ -167,11 +193,11 @@ impl Tree {
             }
             Answer::Absent | Answer::Unknown => None,
         };
-        let stamp = self.tick();
-        self.set_absent(source.0, source.1, absence, stamp);
+        let as_of = AsOf::change(self.tick());
+        self.set_absent(source.0, source.1, absence, as_of);
         self.clear_absence(target.0, target.1);
         self.change(ino, |inode| {
-            inode.stamp = stamp;
+            inode.as_of = as_of;
             inode.place = Place::Under { parent: target.0, name: target.1.clone() };
             match &mut inode.body {
                 Body::File(Residence::Remote(seen)) => {

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use crate::namespace::Error;
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{Body, Entry, Evidence, Folder, Inode, Place, Residence, Seen, Stamp, Under};
+use crate::namespace::inode::{
+    AsOf, Body, Entry, Evidence, Folder, Inode, Place, Residence, Seen, Stamp, Under,
+};
 use crate::namespace::names::{self, Listed, Name};
 use crate::namespace::tree::Tree;
 use crate::store::ListPage;
@@ -20,6 +22,13 @@ pub struct Asked {
     pub stamp: Stamp,
     /// How long its answer is believed.
     pub fresh: Freshness,
+}
+
+/// What becomes known by an answer: as of when, and for how long.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    as_of: AsOf,
+    fresh: Freshness,
 }
 
 /// What the store says is under a name.
@@ -67,17 +76,24 @@ pub struct PageNews {
 }
 
 impl Tree {
-    /// Takes in what the store says about a name. Does nothing where something younger is known, or may have been and
-    /// was dropped. Errors as [`Tree::folder`].
+    /// Takes in what the store says about a name. Does nothing where something younger is known, or the directory
+    /// itself is younger. Errors as [`Tree::folder`].
     pub fn fold(&mut self, parent: Ino, name: &Name, asked: Asked, news: News) -> Result<(), Error> {
         let folder = self.folder(parent)?;
         match folder.entries.get(name) {
-            None if asked.stamp <= folder.floor => {}
-            Some(Entry::Absent { stamp, .. }) if asked.stamp <= *stamp => {}
-            None | Some(Entry::Absent { .. }) => self.fold_unknown(parent, name, asked, news)?,
+            _ if asked.stamp <= folder.since => {}
+            Some(Entry::Absent { as_of, .. }) if asked.stamp <= as_of.stamp => {}
+            Some(Entry::Absent { as_of, .. }) => {
+                let as_of = as_of.answer(asked.stamp);
+                self.fold_new(parent, name, Known { as_of, fresh: asked.fresh }, news)?;
+            }
+            None => {
+                let as_of = AsOf::default().answer(asked.stamp);
+                self.fold_new(parent, name, Known { as_of, fresh: asked.fresh }, news)?;
+            }
             Some(Entry::Present(ino)) => {
                 let ino = *ino;
-                if asked.stamp > self.inode(ino)?.stamp {
+                if asked.stamp > self.inode(ino)?.as_of.stamp {
                     self.fold_known(ino, asked, news)?;
                 }
             }
@@ -152,7 +168,7 @@ impl Tree {
     ) -> Result<u64, Error> {
         let mut collisions = 0;
         for (name, object, asked) in doubtful {
-            let is_confirmed = match self.folder(directory)?.entries.get(&name) {
+            let is_confirmed = match self.entry(directory, &name) {
                 Some(Entry::Present(ino)) => self.outlives_listing(*ino, first),
                 Some(Entry::Absent { .. }) | None => false,
             };
@@ -162,15 +178,25 @@ impl Tree {
                 self.fold(directory, &name, asked, News::File(object))?;
             }
         }
-        let folder = self.folder(directory)?;
-        let gone: Vec<(Name, Ino)> = folder
-            .children()
-            .filter(|(_, ino)| !self.outlives_listing(*ino, first))
-            .map(|(name, ino)| (name.clone(), ino))
-            .collect();
-        for (name, ino) in gone {
-            self.detach(ino, Place::Vanished);
-            self.set_absent(directory, &name, first.fresh, first.stamp);
+        let is_denied = |entry: &Entry| match entry {
+            Entry::Present(ino) => !self.outlives_listing(*ino, first),
+            Entry::Absent { as_of, .. } => as_of.stamp < first.stamp,
+        };
+        let entries = &self.folder(directory)?.entries;
+        let denied: Vec<Name> =
+            entries.iter().filter(|(_, entry)| is_denied(entry)).map(|(name, _)| name.clone()).collect();
+        for name in denied {
+            let as_of = match self.entry(directory, &name) {
+                Some(Entry::Present(ino)) => {
+                    let ino = *ino;
+                    let as_of = self.inode(ino)?.as_of;
+                    self.detach(ino, Place::Vanished);
+                    as_of
+                }
+                Some(Entry::Absent { as_of, .. }) => *as_of,
+                None => AsOf::default(),
+            };
+            self.set_absent(directory, &name, first.fresh, as_of.answer(first.stamp));
         }
         if let Some(folder) = self.folder_mut(directory)
             && folder.dropped < first.stamp
@@ -183,9 +209,9 @@ impl Tree {
 
     /// A directory has this marker: we made it, or saw it.
     pub fn set_marker(&mut self, directory: Ino, marker: ObjectMeta) {
-        let stamp = self.tick();
+        let as_of = AsOf::change(self.tick());
         self.change(directory, |inode| {
-            inode.stamp = stamp;
+            inode.as_of = as_of;
             if let Body::Directory(folder) = &mut inode.body {
                 folder.marker = Some(marker);
             }
@@ -194,20 +220,20 @@ impl Tree {
         self.check();
     }
 
-    fn fold_unknown(&mut self, parent: Ino, name: &Name, asked: Asked, news: News) -> Result<(), Error> {
+    fn fold_new(&mut self, parent: Ino, name: &Name, known: Known, news: News) -> Result<(), Error> {
         let body = match news {
             News::Nothing => {
-                self.set_absent(parent, name, asked.fresh, asked.stamp);
+                self.set_absent(parent, name, known.fresh, known.as_of);
                 return Ok(());
             }
-            News::File(meta) => Body::File(Residence::Remote(Seen { meta, fresh: asked.fresh })),
+            News::File(meta) => Body::File(Residence::Remote(Seen { meta, fresh: known.fresh })),
             News::Directory(marker) => {
-                let mut folder = Folder::new(Evidence::Store, asked.fresh);
+                let mut folder = Folder::new(Evidence::Store, known.fresh);
                 learn_marker(&mut folder, marker);
                 Body::Directory(folder)
             }
         };
-        let ino = self.link(parent, name, body, asked.stamp)?;
+        let ino = self.link(parent, name, body, known.as_of)?;
         self.confirm(ino);
         Ok(())
     }
@@ -240,7 +266,7 @@ impl Tree {
             | (Body::File(Residence::Remote(_)), News::Nothing | News::Directory(_)) => false,
         };
         if is_same_kind {
-            inode.stamp = asked.stamp;
+            inode.as_of = inode.as_of.answer(asked.stamp);
             self.settle(ino);
             self.touch(ino);
             if self.inode(ino)?.is_in_store() {
@@ -249,18 +275,19 @@ impl Tree {
             return Ok(());
         }
         let Place::Under { parent, name } = inode.place.clone() else { return Ok(()) };
+        let known = Known { as_of: inode.as_of.answer(asked.stamp), fresh: asked.fresh };
         self.detach(ino, Place::Vanished);
-        self.fold_unknown(parent, &name, asked, news)
+        self.fold_new(parent, &name, known, news)
     }
 
     /// A directory's own listing says that it exists, and on its first page which marker it has.
     fn fold_own_listing(&mut self, directory: Ino, asked: Asked, marker: MarkerNews) {
-        let is_news = self.inodes.get(&directory).is_some_and(|inode| asked.stamp > inode.stamp);
+        let is_news = self.inodes.get(&directory).is_some_and(|inode| asked.stamp > inode.as_of.stamp);
         if !is_news || directory == Ino::ROOT {
             return;
         }
         self.change(directory, |inode| {
-            inode.stamp = asked.stamp;
+            inode.as_of = inode.as_of.answer(asked.stamp);
             if let Body::Directory(folder) = &mut inode.body {
                 folder.fresh = asked.fresh;
                 match marker {
@@ -275,7 +302,7 @@ impl Tree {
     }
 
     fn is_directory(&self, parent: Ino, name: &Name) -> bool {
-        match self.folder(parent).ok().and_then(|folder| folder.entries.get(name)) {
+        match self.entry(parent, name) {
             Some(Entry::Present(ino)) => {
                 matches!(self.inodes.get(ino).map(|inode| &inode.body), Some(Body::Directory(_)))
             }
@@ -286,7 +313,7 @@ impl Tree {
     /// Whether a complete listing begun by `first` leaves the inode in place: the listing showed it, something younger
     /// is known, or it is ours.
     fn outlives_listing(&self, ino: Ino, first: Asked) -> bool {
-        let is_young = |inode: &Inode| inode.stamp >= first.stamp;
+        let is_young = |inode: &Inode| inode.as_of.stamp >= first.stamp;
         self.inodes.get(&ino).is_some_and(is_young) || self.holds_local(ino)
     }
 }

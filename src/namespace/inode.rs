@@ -12,10 +12,18 @@ use crate::types::{Attributes, Ino, ObjectMeta, UnixTime};
 /// Size shown for every directory, in bytes.
 const DIRECTORY_BYTES: u64 = 4096;
 
-/// A moment in the order of local changes and of questions to the store. What is known is true as of its stamp; an
-/// answer to a question that was asked before that is old news.
+/// A moment in the order of local changes and of questions to the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Stamp(pub u64);
+
+/// As of when something is known. An answer to a question that was asked before is old news.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AsOf {
+    /// When the last question was asked whose answer counted, or the last change made here.
+    pub stamp: Stamp,
+    /// When the last change was made here, if any is remembered.
+    pub changed: Stamp,
+}
 
 /// The place of something droppable in the order of dropping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,7 +39,7 @@ pub struct Inode {
     /// What it is.
     pub body: Body,
     /// As of when that is true.
-    pub stamp: Stamp,
+    pub as_of: AsOf,
     /// Who refers to it.
     pub references: References,
     /// INVARIANT: given exactly while the inode may be dropped from memory; the tree's order names it back.
@@ -114,8 +122,8 @@ pub struct Folder {
     pub marker: Option<ObjectMeta>,
     /// Who says that it exists.
     pub evidence: Evidence,
-    /// Nothing learned before this moment is news about a name that is not among `entries`.
-    pub floor: Stamp,
+    /// When the directory became known: what was asked before is no news about names in it.
+    pub since: Stamp,
     /// When an entry was last dropped to save memory: a listing begun before that is no longer complete here.
     pub dropped: Stamp,
 }
@@ -139,10 +147,22 @@ pub enum Entry {
         /// How long that is believed.
         fresh: Freshness,
         /// As of when it is true.
-        stamp: Stamp,
+        as_of: AsOf,
         /// INVARIANT: the tree's order names it back.
         turn: Turn,
     },
+}
+
+impl AsOf {
+    /// A change made here.
+    pub fn change(stamp: Stamp) -> AsOf {
+        AsOf { stamp, changed: stamp }
+    }
+
+    /// An answer to a question asked at `stamp`, about something that was last changed here when it was before.
+    pub fn answer(self, stamp: Stamp) -> AsOf {
+        AsOf { stamp, changed: self.changed }
+    }
 }
 
 impl Inode {
@@ -246,7 +266,7 @@ impl Folder {
             fresh,
             marker: None,
             evidence,
-            floor: Stamp::default(),
+            since: Stamp::default(),
             dropped: Stamp::default(),
         }
     }

@@ -99,7 +99,7 @@ impl Namespace {
         listing: &mut Listing,
         now: Instant,
     ) -> Result<(), Error> {
-        let (prefix, stamp) = {
+        let (prefix, asking) = {
             let mut tree = self.tree();
             tree.sweep(now);
             let folder = tree.folder(directory.ino)?;
@@ -108,9 +108,8 @@ impl Namespace {
                 listing.cursor = Cursor::End;
                 return Ok(());
             }
-            (tree.prefix(directory.ino)?, tree.tick())
+            (tree.prefix(directory.ino)?, self.asking(&mut tree))
         };
-        let asked = Asked { stamp, fresh: self.fresh_since(now) };
         let continuation = match &listing.cursor {
             Cursor::Start | Cursor::End => None,
             Cursor::Within { continuation, .. } => Some(continuation.clone()),
@@ -129,6 +128,7 @@ impl Namespace {
         }
 
         let mut tree = self.tree();
+        let asked = Asked { stamp: asking.answered(&mut tree), fresh: self.fresh_since(now) };
         let (first, mut doubtful, is_first) = match std::mem::take(&mut listing.cursor) {
             Cursor::Start | Cursor::End => (asked, Vec::new(), IsFirst::Yes),
             Cursor::Within { first, doubtful, .. } => (first, doubtful, IsFirst::No),

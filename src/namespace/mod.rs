@@ -11,8 +11,8 @@
 //! * A directory goes away only by `rmdir`: before its last key leaves the store, a marker takes its place.
 //! * Locks: a directory's listing (async) before the tree (sync). The tree is never locked across an await.
 //!
-//! Reading order: [`names`], [`inode`], [`tree`] with [`edits`] (changes made here), [`fold`] (answers of the store) and
-//! [`dropping`] (memory), all pure; then [`refresh`], [`changes`] and [`listing`], which talk to the store.
+//! Reading order: `names`, `inode`, `tree` with `edits` (changes made here), `fold` (answers of the store) and
+//! `dropping` (memory), all pure; then `refresh`, `changes` and `listing`, which talk to the store.
 
 mod changes;
 mod dropping;
@@ -234,6 +234,15 @@ impl Namespace {
         let fresh = self.fresh_since(now);
         if let Err(why) = self.tree().committed(ino, object, fresh) {
             log::debug!("The commit of inode {ino} is not shown: {why}");
+        }
+    }
+
+    /// This object is under the file's key now, and the file has local changes that are younger. Without this call a file
+    /// that was created here is taken for one that the store does not have, and its removal leaves the object behind.
+    pub fn committed_earlier(&self, ino: Ino, object: &ObjectMeta, now: Instant) {
+        let fresh = self.fresh_since(now);
+        if let Err(why) = self.tree().committed_earlier(ino, object, fresh) {
+            log::debug!("The commit of an earlier content of inode {ino} is not noted: {why}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! of one entry below `key/`, side by side; only the one that confirms it where the kind is known.
 
 use std::ffi::OsStr;
-use std::sync::MutexGuard;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use futures_util::join;
@@ -14,7 +14,7 @@ use crate::namespace::fold::{Asked, MarkerNews, News, is_same_marker};
 use crate::namespace::inode::{Body, Inode, Place, Residence, Seen, Stamp, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
-use crate::namespace::{Attr, Error, Namespace};
+use crate::namespace::{Attr, Error, Namespace, lock};
 use crate::store::{self, ErrorKind, ListOptions, Op};
 use crate::types::{Ino, Key, ObjectId, ObjectMeta};
 
@@ -42,10 +42,16 @@ enum Need {
     Metadata,
 }
 
+/// A question on its way. Dropped without an answer it was given up.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    tree: &'a Mutex<Tree>,
+    stamp: Option<Stamp>,
+}
+
 /// A question about a name.
 #[derive(Debug)]
 struct Question {
-    stamp: Stamp,
     directory: String,
     key: Key,
     /// The prefix it has as a directory; `None` where that is longer than a key can be.
@@ -169,6 +175,11 @@ impl Namespace {
         Err(store::Error::of(Op::List, ErrorKind::Protocol, detail))
     }
 
+    /// Notes that a question is asked now.
+    pub(super) fn asking(&self, tree: &mut Tree) -> Asking<'_> {
+        Asking { tree: &self.tree, stamp: Some(tree.ask()) }
+    }
+
     /// Asks the store about a name, whatever is known, and says what is known then.
     async fn refresh(
         &self,
@@ -179,23 +190,28 @@ impl Namespace {
         let fresh = self.fresh_since(now);
         let mut look = 1;
         loop {
-            let question = {
+            let (question, asking) = {
                 let mut tree = self.tree();
-                let question = question(&mut tree, parent, name)?;
+                let question = question(&tree, parent, name)?;
                 tree.sweep(now);
-                question
+                (question, self.asking(&mut tree))
             };
             let news = self.ask(&question).await?;
             let mut tree = self.tree();
-            tree.fold(parent, name, Asked { stamp: question.stamp, fresh }, news.clone())?;
+            let stamp = asking.answered(&mut tree);
+            tree.fold(parent, name, Asked { stamp, fresh }, news.clone())?;
             if look == LOOKS_MAX && tree.last_known(parent, name)? == Answer::Unknown {
-                // Names here are dropped faster than the store answers. Nothing known contradicts the answer.
+                // The directory is dropped and found again faster than the store answers. Nothing known contradicts it.
                 let stamp = tree.tick();
                 tree.fold(parent, name, Asked { stamp, fresh }, news)?;
             }
             match tree.last_known(parent, name)? {
                 Answer::Present(ino) => return Ok((tree, Some(ino))),
                 Answer::Absent => return Ok((tree, None)),
+                // A listing begun later was complete meanwhile, or what is known here was dropped.
+                Answer::Unknown if tree.answer(parent, name, now)? == Answer::Absent => {
+                    return Ok((tree, None));
+                }
                 Answer::Unknown => look += 1,
             }
         }
@@ -287,7 +303,24 @@ impl Namespace {
     }
 }
 
-fn question(tree: &mut Tree, parent: Ino, name: &Name) -> Result<Question, Error> {
+impl Asking<'_> {
+    /// The answer is there, and the tree locked to fold it in. Returns when the question was asked.
+    pub(super) fn answered(mut self, tree: &mut Tree) -> Stamp {
+        let stamp = self.stamp.take().expect("only this and the drop take it");
+        tree.answered(stamp);
+        stamp
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(stamp) = self.stamp.take() {
+            lock(self.tree).answered(stamp);
+        }
+    }
+}
+
+fn question(tree: &Tree, parent: Ino, name: &Name) -> Result<Question, Error> {
     let directory = tree.prefix(parent)?;
     let key = names::file_key(&directory, name)?;
     let below = Key::new(&format!("{key}/")).ok();
@@ -298,7 +331,7 @@ fn question(tree: &mut Tree, parent: Ino, name: &Name) -> Result<Question, Error
         },
         Answer::Absent | Answer::Unknown => Known::Nothing,
     };
-    Ok(Question { stamp: tree.tick(), directory, key, below, known })
+    Ok(Question { directory, key, below, known })
 }
 
 fn is_object_known(inode: &Inode, now: Instant, need: Need) -> bool {

@@ -12,16 +12,17 @@
 //! known, through renames; after that only a file of the same key and kind can get it again.
 //!
 //! **Late answers.** Local changes and questions to the store share one clock of [`Stamp`]s. Each name and inode
-//! carries the stamp as of which it is known, and an answer is folded in only if its question is younger.
+//! carries the stamp as of which it is known, and an answer is folded in only if its question is younger. Questions are
+//! counted from [`Tree::ask`] to [`Tree::answered`], so that no change made here is dropped while an older one is open.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
 use crate::namespace::dropping::Droppable;
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{Body, Entry, Evidence, Folder, Inode, Place, Residence, Stamp, Turn};
+use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Inode, Place, Residence, Stamp, Turn};
 use crate::namespace::lookups::References;
 use crate::namespace::names::{self, Name};
 use crate::namespace::{Error, FileKind};
@@ -38,6 +39,8 @@ pub struct Tree {
     /// What may be dropped, the longest unused first. INVARIANT: exactly what carries a turn.
     pub(super) order: BTreeMap<Turn, Droppable>,
     pub(super) next_turn: Turn,
+    /// When the questions were asked that are not answered yet.
+    pub(super) asking: BTreeSet<Stamp>,
     /// Most entries of `order` that a sweep leaves.
     pub(super) droppable_max: usize,
     clock: Stamp,
@@ -72,20 +75,33 @@ impl Tree {
             ino: Ino::ROOT,
             place: Place::Root,
             body: Body::Directory(Folder::new(Evidence::Store, Freshness::Always)),
-            stamp: Stamp::default(),
+            as_of: AsOf::default(),
             references: References::default(),
             turn: None,
         };
         Tree {
             inodes: HashMap::from([(Ino::ROOT, root)]),
             order: BTreeMap::new(),
+            asking: BTreeSet::new(),
             next_turn: Turn(0),
             clock: Stamp::default(),
             droppable_max,
         }
     }
 
-    /// The next moment: of a local change, or of a question to the store that is about to be asked.
+    /// A question to the store is about to be asked. Each one must come to [`Tree::answered`], also when it fails.
+    pub fn ask(&mut self) -> Stamp {
+        let stamp = self.tick();
+        self.asking.insert(stamp);
+        stamp
+    }
+
+    /// The question asked at `stamp` has been folded in, or was given up.
+    pub fn answered(&mut self, stamp: Stamp) {
+        self.asking.remove(&stamp);
+    }
+
+    /// The next moment.
     pub fn tick(&mut self) -> Stamp {
         self.clock.0 += 1;
         self.clock
@@ -142,11 +158,17 @@ impl Tree {
 
     /// What was last known of a name, fresh or not.
     pub fn last_known(&self, parent: Ino, name: &Name) -> Result<Answer, Error> {
-        Ok(match self.folder(parent)?.entries.get(name) {
+        self.folder(parent)?;
+        Ok(match self.entry(parent, name) {
             Some(Entry::Present(ino)) => Answer::Present(*ino),
             Some(Entry::Absent { .. }) => Answer::Absent,
             None => Answer::Unknown,
         })
+    }
+
+    /// What a directory knows of a name.
+    pub(super) fn entry(&self, parent: Ino, name: &Name) -> Option<&Entry> {
+        self.folder(parent).ok().and_then(|folder| folder.entries.get(name))
     }
 
     /// Whether a file with local changes is below this directory, or is this file.
@@ -229,7 +251,7 @@ impl Tree {
     }
 
     /// Puts a new inode under a name that nothing is under.
-    pub(super) fn link(&mut self, parent: Ino, name: &Name, body: Body, stamp: Stamp) -> Result<Ino, Error> {
+    pub(super) fn link(&mut self, parent: Ino, name: &Name, body: Body, as_of: AsOf) -> Result<Ino, Error> {
         let prefix = self.prefix(parent)?;
         let ino = match &body {
             Body::File(_) => self.free_number(&format!("{prefix}{}", name.as_str())),
@@ -238,10 +260,10 @@ impl Tree {
         let mut body = body;
         if let Body::Directory(folder) = &mut body {
             // What was asked about a directory of this name before this one was known is no news about this one.
-            folder.floor = self.clock;
+            folder.since = self.clock;
         }
         let place = Place::Under { parent, name: name.clone() };
-        let inode = Inode { ino, place, body, stamp, references: References::default(), turn: None };
+        let inode = Inode { ino, place, body, as_of, references: References::default(), turn: None };
         self.clear_absence(parent, name);
         self.inodes.insert(ino, inode);
         self.set_entry(parent, name, Entry::Present(ino));
@@ -276,10 +298,10 @@ impl Tree {
     }
 
     /// Notes that nothing is under a name. Whatever was there has been detached or moved.
-    pub(super) fn set_absent(&mut self, parent: Ino, name: &Name, fresh: Freshness, stamp: Stamp) {
+    pub(super) fn set_absent(&mut self, parent: Ino, name: &Name, fresh: Freshness, as_of: AsOf) {
         self.clear_absence(parent, name);
         let turn = self.take_turn(Droppable::Absence { parent, name: name.clone() });
-        self.set_entry(parent, name, Entry::Absent { fresh, stamp, turn });
+        self.set_entry(parent, name, Entry::Absent { fresh, as_of, turn });
     }
 
     pub(super) fn folder_mut(&mut self, ino: Ino) -> Option<&mut Folder> {
@@ -309,7 +331,7 @@ impl Tree {
                 assert_eq!(self.order.get(&turn), Some(&Droppable::Inode(ino)));
             }
             assert!(inode.is_linked() || !inode.references.is_empty(), "{ino} is kept for nobody");
-            assert!(inode.stamp <= self.clock);
+            assert!(inode.as_of.changed <= inode.as_of.stamp && inode.as_of.stamp <= self.clock);
             if let Place::Under { parent, name } = &inode.place {
                 let folder = self.folder(*parent).expect("the parent is a linked directory");
                 assert_eq!(folder.entries.get(name), Some(&Entry::Present(ino)));
@@ -337,9 +359,9 @@ impl Tree {
                     let place = Place::Under { parent: ino, name: name.clone() };
                     assert_eq!(self.inodes.get(child).map(|child| &child.place), Some(&place));
                 }
-                Entry::Absent { turn, stamp, .. } => {
+                Entry::Absent { turn, as_of, .. } => {
                     absences += 1;
-                    assert!(*stamp <= self.clock);
+                    assert!(as_of.changed <= as_of.stamp && as_of.stamp <= self.clock);
                     let absence = Droppable::Absence { parent: ino, name: name.clone() };
                     assert_eq!(self.order.get(turn), Some(&absence));
                 }

@@ -9,8 +9,18 @@
 //! * Recovery is the run itself, replayed: [`Writer::open`] folds the journal's events into the same sessions.
 //! * News goes up as [`Event`]s; the room never calls upward. Bytes of a base object come through [`BaseSource`].
 
+mod context;
 mod extents;
+mod file;
+mod recovery;
+mod rename;
+mod scheduler;
 mod staging;
+mod status;
+mod upload;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,11 +29,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::observe::Metrics;
 use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
+use crate::write::context::{Command, Context, GiveUpBy};
+use crate::write::file::{Beginning, Left};
+use crate::write::upload::{Base, Move, MoveState};
+
+pub use context::killpoint::{KillAt, KillAtError, KillPoint};
+pub use file::WriteFile;
 
 /// Part of this room's face: what a file's commit expects, and what the errors below hold.
 pub use crate::store::{Error as StoreError, ErrorKind as StoreErrorKind, Precondition};
@@ -47,6 +63,8 @@ pub struct Options {
     pub on_conflict: OnConflict,
     /// This machine's name, for the names of conflict copies.
     pub host: String,
+    /// For crash tests: where this process is to be killed.
+    pub kill_at: Option<KillAt>,
 }
 
 /// What to do when the bucket holds another version than the one our change is based on.
@@ -158,7 +176,9 @@ pub enum Error {
 
 /// The write side of a volume.
 #[derive(Debug)]
-pub struct Writer {}
+pub struct Writer {
+    context: Arc<Context>,
+}
 
 /// What a mount found of the time before it.
 #[derive(Debug, Default)]
@@ -171,65 +191,110 @@ pub struct Recovered {
 
 impl Writer {
     /// Opens the state directory, replays the journal and starts to finish what it says, behind the caller.
-    /// Must be called on the runtime that will do the uploading.
+    /// Must be called on the runtime that will do the uploading. The events' channel has no bound of its own: it holds
+    /// at most a few for each session, and the room above reads them as they come.
     pub fn open(
-        _store: Arc<dyn ObjectStore>,
-        _base: Arc<dyn BaseSource>,
-        _options: Options,
-        _metrics: Arc<Metrics>,
+        store: Arc<dyn ObjectStore>,
+        base: Arc<dyn BaseSource>,
+        options: Options,
+        metrics: Arc<Metrics>,
     ) -> Result<(Arc<Writer>, Recovered, mpsc::UnboundedReceiver<Event>), Error> {
-        unimplemented!()
+        let opened = recovery::open(store, base, options, metrics)?;
+        Ok((Arc::new(Writer { context: opened.context }), opened.recovered, opened.events))
     }
 
     /// Begins changing the file under `key`. `base` is the version whose bytes show through where nothing is written
-    /// (`None`: nothing shows through), `expected` what must be under the key at completion. No request is made.
+    /// (`None`: nothing shows through, and the file is dirty at once), `expected` what must be under the key at
+    /// completion. No request is made.
     pub fn create(
         self: &Arc<Self>,
-        _key: Key,
-        _base: Option<ObjectId>,
-        _expected: Precondition,
-        _attributes: Attributes,
+        key: Key,
+        base: Option<ObjectId>,
+        expected: Precondition,
+        attributes: Attributes,
     ) -> Result<Arc<WriteFile>, Error> {
-        unimplemented!()
+        WriteFile::new(&self.context, Beginning { key, base: base.map(Base::whole), expected, attributes })
     }
 
     /// Every session that is not in the bucket yet, oldest first.
     pub fn sessions(&self) -> Vec<SessionStatus> {
-        unimplemented!()
+        status::statuses(&self.context)
     }
 
-    /// Gives up an interrupted or stuck session and its data, at the user's word.
-    pub async fn discard(&self, _session: SessionId) -> Result<(), Error> {
-        unimplemented!()
+    /// Gives up an interrupted or stuck session and its data, at the user's word. A file that is open goes on as what
+    /// it was before the changes. `ENOENT` when there is no such session.
+    pub async fn discard(&self, session: SessionId) -> Result<(), Error> {
+        let file = status::file_of(&self.context, session).ok_or_else(|| no_session(session))?;
+        let (reply, answer) = oneshot::channel();
+        self.context.command(Command::GiveUp { file, by: GiveUpBy::User, reply });
+        let waited = self.context.options.close_timeout;
+        match tokio::time::timeout(waited, answer).await {
+            Ok(answer) => answer.map_err(|_| file::stopped())?,
+            Err(_) => Err(Error::Timeout {
+                waited,
+                reason: "a commit is under way whose answer is not known".to_owned(),
+            }),
+        }
+    }
+
+    /// Takes an interrupted session for complete, at the user's word: its content is uploaded as it is. The file is
+    /// returned closed. `ENOENT` when no interrupted session has this id.
+    pub fn commit_interrupted(&self, session: SessionId) -> Result<Arc<WriteFile>, Error> {
+        let (id, entry) =
+            recovery::interrupted_file(&self.context, session).ok_or_else(|| no_session(session))?;
+        let staging = self.context.interrupted.lock().expect("no holder of the lock panics").remove(&id);
+        let (Some(staging), Some(content)) = (staging, entry.progress.as_deref()) else {
+            return Err(no_session(session));
+        };
+        let left = Left { file: id, staging, content: content.clone(), sealed: None };
+        let file = WriteFile::left(&self.context, recovery::beginning(&entry, content), left);
+        self.context.command(Command::Opened(id, Arc::clone(&file)));
+        file.close()?;
+        Ok(file)
     }
 
     /// Moves an object under another key, finished after a crash. `replaces` is what must be under the target.
+    /// With [`Error::Timeout`] the move has not happened, or its answer is still looked for and it may yet.
     pub async fn rename(
         &self,
-        _source: &ObjectId,
-        _target: &Key,
-        _replaces: Precondition,
+        source: &ObjectId,
+        target: &Key,
+        replaces: Precondition,
     ) -> Result<ObjectMeta, Error> {
-        unimplemented!()
+        let (source, target) = (source.clone(), target.clone());
+        rename::rename(&self.context, Move { source, target, replaces, state: MoveState::Intended }).await
     }
 
     /// Replaces an object's attributes, its bytes staying as they are.
     pub async fn replace_attributes(
         &self,
-        _object: &ObjectId,
-        _attributes: Attributes,
+        object: &ObjectId,
+        attributes: Attributes,
     ) -> Result<ObjectMeta, Error> {
-        unimplemented!()
+        rename::replace_attributes(&self.context, object, attributes).await
     }
 
     /// Waits until every sealed session is in the bucket (interrupted ones excepted) or none can go on.
     pub async fn drained(&self) {
-        unimplemented!()
+        let (reply, drained) = oneshot::channel();
+        self.context.command(Command::Drained(reply));
+        // A scheduler that has been shut down drops the question, which is an answer as well.
+        drained.await.ok();
     }
 
     /// Stops sending and syncs the journal. Sealed sessions go on at the next [`Writer::open`].
     pub async fn shutdown(&self) {
-        unimplemented!()
+        let (reply, stopped) = oneshot::channel();
+        self.context.command(Command::Shutdown(reply));
+        // One that has been shut down before drops the question.
+        stopped.await.ok();
+    }
+}
+
+fn no_session(session: SessionId) -> Error {
+    Error::Staging {
+        errno: libc::ENOENT,
+        detail: format!("there is no session {session} to be decided about"),
     }
 }
 
@@ -286,104 +351,4 @@ pub enum Piece {
     },
     /// This many zeros.
     Zeros(u64),
-}
-
-/// A file under change: its staging data over its base. Shared by all handles of the file; dropped when the last is
-/// closed and nothing is pending. Methods that are not `async` do local file calls only.
-#[derive(Debug)]
-pub struct WriteFile {}
-
-impl WriteFile {
-    /// The session that the present content will be committed by.
-    pub fn session(&self) -> SessionId {
-        unimplemented!()
-    }
-
-    /// The key it will be committed under.
-    pub fn key(&self) -> Key {
-        unimplemented!()
-    }
-
-    /// The object whose bytes show through, if any.
-    pub fn base(&self) -> Option<ObjectId> {
-        unimplemented!()
-    }
-
-    /// Length of the present content in bytes.
-    pub fn size(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Attributes that will be committed with it.
-    pub fn attributes(&self) -> Attributes {
-        unimplemented!()
-    }
-
-    /// Changes the attributes; the file is dirty after that.
-    pub fn set_attributes(&self, _attributes: Attributes) {
-        unimplemented!()
-    }
-
-    /// Takes bytes at `offset`.
-    pub fn write(&self, _offset: u64, _bytes: &[u8]) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Cuts or extends (with zeros) to `size`.
-    pub fn truncate(&self, _size: u64) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// The bytes of `range`, cut at the file's size, as pieces in order.
-    pub fn read(&self, _range: ByteRange) -> Result<Vec<Piece>, Error> {
-        unimplemented!()
-    }
-
-    /// Whether there are changes that no seal holds yet.
-    pub fn is_dirty(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Whether anything sealed is not yet in the bucket.
-    pub fn is_pending(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Takes the present content for upload and returns at once. Survives the death of this process.
-    /// Does nothing when nothing is dirty.
-    pub fn seal(&self) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Seals, and waits until it survives power loss.
-    pub async fn sync(&self) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Seals, and waits until the content is in the bucket. Fails with the session's error when it is stuck, with
-    /// [`Error::Timeout`] without progress; the data stay queued either way. A later call waits or fails again.
-    pub async fn commit(&self) -> Result<ObjectMeta, Error> {
-        unimplemented!()
-    }
-
-    /// The file has another name from now on; what is on its way under the old one is taken back or, if already
-    /// committed, was committed by an [`Event::Committed`] before this returns.
-    pub async fn rename(&self, _key: Key, _expected: Precondition) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// The file was removed: its data and its upload are given up.
-    pub async fn discard(&self) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Lets go of a file whose content is in the bucket or was discarded: its staged data are deleted.
-    pub fn forget(&self) {
-        unimplemented!()
-    }
-
-    /// The last handle was closed. What is sealed goes on; what is dirty is sealed first.
-    pub fn close(&self) -> Result<(), Error> {
-        unimplemented!()
-    }
 }

@@ -32,17 +32,17 @@ fn urls_options_and_mountpoints() {
     let endpoint = format!("--endpoint={}", rig.bucket.endpoint());
     says(&refused(&rig, &["ftp://x/y", &mountpoint]), &["ftp", "s3://"]);
     says(&refused(&rig, &["s3://", &mountpoint]), &["bucket"]);
-    says(&refused(&rig, &["s3://b", &mountpoint, "--cache-size=lots"]), &["lots"]);
-    says(&refused(&rig, &["s3://b", &mountpoint, "--part-size=1K"]), &["part"]);
-    says(&refused(&rig, &["s3://b", &mountpoint, "--frobnicate"]), &["frobnicate"]);
-    says(&refused(&rig, &["s3://b", &mountpoint, "-o", "frobnicate=1"]), &["frobnicate"]);
+    says(&refused(&rig, &["s3://test-bucket", &mountpoint, "--cache-size=lots"]), &["lots"]);
+    says(&refused(&rig, &["s3://test-bucket", &mountpoint, "--part-size=1K"]), &["part"]);
+    says(&refused(&rig, &["s3://test-bucket", &mountpoint, "--frobnicate"]), &["frobnicate"]);
+    says(&refused(&rig, &["s3://test-bucket", &mountpoint, "-o", "frobnicate=1"]), &["frobnicate"]);
     let nowhere = rig.home().join("nowhere");
-    says(&refused(&rig, &["s3://b", nowhere.to_str().unwrap(), &endpoint]), &["nowhere"]);
+    says(&refused(&rig, &["s3://test-bucket", nowhere.to_str().unwrap(), &endpoint]), &["nowhere"]);
     let file = rig.home().join("file");
     fs::write(&file, "x").unwrap();
-    says(&refused(&rig, &["s3://b", file.to_str().unwrap(), &endpoint]), &["not a directory"]);
+    says(&refused(&rig, &["s3://test-bucket", file.to_str().unwrap(), &endpoint]), &["not a directory"]);
     fs::write(rig.mountpoint().join("something"), "x").unwrap();
-    says(&refused(&rig, &["s3://b", &mountpoint, &endpoint]), &["empty"]);
+    says(&refused(&rig, &["s3://test-bucket", &mountpoint, &endpoint]), &["empty"]);
 }
 
 #[test]
@@ -51,11 +51,14 @@ fn servers_buckets_and_credentials() {
     let mountpoint = rig.mountpoint().to_str().unwrap().to_owned();
     let endpoint = format!("--endpoint={}", rig.bucket.endpoint());
     says(&refused(&rig, &["s3://no-such-bucket", &mountpoint, &endpoint]), &["no-such-bucket"]);
-    says(&refused(&rig, &["s3://b", &mountpoint, "--endpoint=http://127.0.0.1:1"]), &["127.0.0.1:1"]);
+    says(
+        &refused(&rig, &["s3://test-bucket", &mountpoint, "--endpoint=http://127.0.0.1:1"]),
+        &["127.0.0.1:1"],
+    );
     let mut command = rig.command();
     command.env("AWS_SECRET_ACCESS_KEY", "wrong-secret-value").args([
         "mount",
-        "s3://b",
+        "s3://test-bucket",
         &mountpoint,
         &endpoint,
     ]);
@@ -65,7 +68,12 @@ fn servers_buckets_and_credentials() {
     assert!(!ran.err.contains("wrong-secret-value"), "the secret is printed: {}", ran.err);
     let mut command = rig.command();
     command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-    command.env("AWS_EC2_METADATA_DISABLED", "true").args(["mount", "s3://b", &mountpoint, &endpoint]);
+    command.env("AWS_EC2_METADATA_DISABLED", "true").args([
+        "mount",
+        "s3://test-bucket",
+        &mountpoint,
+        &endpoint,
+    ]);
     let ran = crate::support::run(&mut command);
     assert_ne!(ran.code, Some(0));
     says(&ran, &["credentials", "AWS_ACCESS_KEY_ID"]);
@@ -78,9 +86,12 @@ fn config_files_name_what_is_wrong() {
     let config = rig.home().join("config.toml");
     let option = format!("--config={}", config.display());
     fs::write(&config, "cache-sise = \"1G\"\n").unwrap();
-    says(&refused(&rig, &["s3://b", &mountpoint, &option]), &["cache-sise", "cache-size", "config.toml"]);
+    says(
+        &refused(&rig, &["s3://test-bucket", &mountpoint, &option]),
+        &["cache-sise", "cache-size", "config.toml"],
+    );
     fs::write(&config, "cache-size = [broken\n").unwrap();
-    says(&refused(&rig, &["s3://b", &mountpoint, &option]), &["config.toml"]);
+    says(&refused(&rig, &["s3://test-bucket", &mountpoint, &option]), &["config.toml"]);
 }
 
 #[test]
@@ -89,7 +100,7 @@ fn one_mount_a_state_directory() {
     let second = rig.home().join("second");
     fs::create_dir(&second).unwrap();
     let endpoint = format!("--endpoint={}", rig.bucket.endpoint());
-    let ran = rig.tetherfs(&["mount", "s3://b", second.to_str().unwrap(), &endpoint]);
+    let ran = rig.tetherfs(&["mount", "s3://test-bucket", second.to_str().unwrap(), &endpoint]);
     assert_ne!(ran.code, Some(0));
     says(&ran, &["in use", "state-dir"]);
     fs::write(rig.path("f"), "still serving").unwrap();

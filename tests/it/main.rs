@@ -5,6 +5,7 @@
 
 mod support;
 
+mod conformance;
 mod crash;
 mod errors;
 mod mount;

@@ -9,6 +9,9 @@ mod objects;
 mod scratch;
 mod uploads;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;

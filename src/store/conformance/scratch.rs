@@ -15,7 +15,7 @@ use crate::types::{ByteRange, ETag, Key, ObjectMeta, PartNumber};
 /// Smallest part the checks send; the store's own minimum is used when it is larger.
 const PART_BYTES: u64 = 64 << 10;
 /// Rounds of clean-up; a store where directories outlive their objects needs one for each level.
-const SWEEPS_MAX: usize = 10;
+const SWEEPS_MAX: usize = 30;
 
 /// A random prefix of its own.
 pub(crate) struct Scratch {

@@ -148,7 +148,7 @@ impl HttpClient {
             .connect_timeout(CONNECT_TIMEOUT.min(stall_timeout))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .user_agent(concat!("tetherfs/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = std::env::var_os(CA_BUNDLE_VARIABLE) {
+        if let Some(path) = std::env::var_os(CA_BUNDLE_VARIABLE).filter(|path| !path.is_empty()) {
             let path = std::path::PathBuf::from(path);
             builder = builder.tls_certs_merge(certificates(&path)?);
         }

@@ -69,6 +69,12 @@ impl CredentialSource {
         CredentialSource::from_providers(providers)
     }
 
+    /// One pair of keys.
+    pub fn fixed(access_key_id: &str, secret_access_key: &str) -> CredentialSource {
+        let provider = reqsign_aws_v4::StaticCredentialProvider::new(access_key_id, secret_access_key);
+        CredentialSource::from_providers(vec![("fixed", Box::new(provider))])
+    }
+
     /// Valid credentials, found or renewed if need be. The error says where was looked.
     pub async fn current(&self) -> Result<Arc<Credentials>, String> {
         if let Some(fresh) = self.kept().filter(|kept| kept.is_valid()) {
@@ -153,8 +159,7 @@ impl HttpSend for Bounded {
         &self,
         request: http::Request<Bytes>,
     ) -> impl Future<Output = reqsign_core::Result<http::Response<Bytes>>> + Send {
-        let near = request.uri().host().is_some_and(|host| host.starts_with(LINK_LOCAL));
-        let limit = if near { METADATA_TIMEOUT } else { TOKEN_SERVICE_TIMEOUT };
+        let limit = answer_timeout(request.uri().host().unwrap_or_default());
         async move {
             match tokio::time::timeout(limit, self.inner.http_send(request)).await {
                 Ok(answer) => answer,
@@ -162,6 +167,10 @@ impl HttpSend for Bounded {
             }
         }
     }
+}
+
+fn answer_timeout(host: &str) -> Duration {
+    if host.starts_with(LINK_LOCAL) { METADATA_TIMEOUT } else { TOKEN_SERVICE_TIMEOUT }
 }
 
 #[cfg(test)]
@@ -228,6 +237,12 @@ mod tests {
         let (source, _) = source(60, 0);
         let why = source.current().await.unwrap_err();
         assert_eq!(why, "no credentials found (looked at: test)");
+    }
+
+    #[test]
+    fn an_absent_metadata_service_is_not_waited_for() {
+        assert_eq!(answer_timeout("169.254.169.254"), Duration::from_secs(1));
+        assert_eq!(answer_timeout("sts.amazonaws.com"), Duration::from_secs(10));
     }
 
     #[tokio::test]

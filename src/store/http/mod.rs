@@ -9,5 +9,7 @@ pub mod credentials;
 pub mod headers;
 pub mod profile;
 pub mod range;
+pub mod refusal;
+pub mod sigv4;
 pub mod transfer;
 pub mod xml;

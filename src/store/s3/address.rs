@@ -36,7 +36,7 @@ impl Address {
         let (host, bucket_path) = if virtual_host {
             (format!("{bucket}.{}", server.authority), server.base_path)
         } else {
-            (server.authority, format!("{}/{bucket}", server.base_path))
+            (server.authority, format!("{}/{}", server.base_path, encode_query(bucket)))
         };
         Ok(Address {
             origin: format!("{}://{host}", server.scheme),
@@ -58,7 +58,7 @@ impl Address {
 
     /// The value of `x-amz-copy-source`.
     pub fn copy_source(&self, key: &Key) -> String {
-        format!("/{}/{}", self.bucket, encode_path(&self.full_key(key)))
+        format!("/{}/{}", encode_query(&self.bucket), encode_path(&self.full_key(key)))
     }
 
     /// A key as the bucket has it.

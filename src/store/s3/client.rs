@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use crate::store::http::client::{Answer, Effect, Failure, HttpClient, Request, Stage};
 use crate::store::http::credentials::{CredentialSource, Credentials};
 use crate::store::http::headers;
+use crate::store::http::refusal::{Refusal, effect};
+use crate::store::http::sigv4::{Signing, sign};
 use crate::store::http::xml::Element;
 use crate::store::s3::address::{Address, encode_query};
-use crate::store::s3::errors::{Refusal, effect};
-use crate::store::s3::sign::{Signing, sign};
 use crate::store::{Error, ErrorKind, Op, Result};
 use crate::types::{Key, UnixTime};
 
@@ -236,10 +236,11 @@ impl S3Client {
                 host: &self.address.host,
                 path: &path,
                 query: &query,
+                has_body: !call.body.is_empty(),
                 region: &self.region,
                 now_secs: self.server_now_secs(),
             };
-            sign(&signing, credentials, !call.body.is_empty(), &mut headers);
+            sign(&signing, credentials, &mut headers);
         }
         Request {
             method: call.method.clone(),
@@ -253,21 +254,18 @@ impl S3Client {
 
     /// Corrects what made the server refuse, if that is something we can correct.
     fn amend(&self, error: &CallError, credentials: Option<&Arc<Credentials>>) -> bool {
-        let CallError::Refused { refusal, server_time } = error else {
+        let (CallError::Refused { refusal, server_time }, Login::Signed(source), Some(used)) =
+            (error, self.login.as_ref(), credentials)
+        else {
             return false;
         };
-        // A HEAD has no body, so the reason must be guessed from the clocks.
-        let silent = refusal.code.is_none() && refusal.status == StatusCode::FORBIDDEN;
-        if refusal.is("RequestTimeTooSkewed") || silent {
-            return server_time.is_some_and(|server| self.correct_clock(server));
-        }
-        if let (true, Login::Signed(source), Some(used)) =
-            (refusal.is("ExpiredToken"), self.login.as_ref(), credentials)
-        {
+        if refusal.is("ExpiredToken") {
             source.reject(used);
             return true;
         }
-        false
+        // Servers have many words for a wrong clock, and none in the answer to a HEAD: the clocks themselves tell.
+        matches!(refusal.status.as_u16(), 400 | 401 | 403)
+            && server_time.is_some_and(|server| self.correct_clock(server))
     }
 
     fn correct_clock(&self, server: UnixTime) -> bool {

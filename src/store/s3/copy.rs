@@ -1,7 +1,7 @@
 //! Copies on the server: whole objects of any size, and ranges into parts.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::store::http::headers;
 use crate::store::s3::S3Store;
@@ -45,7 +45,7 @@ impl S3Store {
         };
         let call = Call::new(Op::Copy, Method::PUT, Some(target))
             .headers(headers)
-            .headers(self.pinned_source(source))
+            .headers(self.pinned_source(Op::Copy, source)?)
             .header("x-amz-metadata-directive", directive);
         let (answer_headers, root) = self.client.send_for_document(&call).await?;
         let Some(etag) = root.text_of("ETag") else {
@@ -82,7 +82,7 @@ impl S3Store {
             return Err(call.error(ErrorKind::Refused, detail));
         }
         let call = call
-            .headers(self.pinned_source(source))
+            .headers(self.pinned_source(Op::CopyPart, source)?)
             .header("x-amz-copy-source-range", &format!("bytes={}-{}", range.start, range.end - 1));
         let (_, root) = self.client.send_for_document(&call).await?;
         let etag =
@@ -158,16 +158,17 @@ impl S3Store {
         Err(Error::on(op, &source.key, ErrorKind::Precondition, detail))
     }
 
-    fn pinned_source(&self, source: &ObjectId) -> HeaderMap {
+    fn pinned_source(&self, op: Op, source: &ObjectId) -> Result<HeaderMap> {
+        // Without the pin the copy could be of any version.
+        let pin = HeaderValue::from_str(&quoted(&source.etag)).map_err(|_| {
+            Error::on(op, &source.key, ErrorKind::Precondition, "the version's name is unprintable")
+        })?;
+        let place = HeaderValue::from_str(&self.client.address.copy_source(&source.key))
+            .expect("percent-encoded names are plain ASCII");
         let mut headers = HeaderMap::new();
-        let mut add = |name: &'static str, text: String| {
-            if let Ok(value) = text.parse() {
-                headers.insert(name, value);
-            }
-        };
-        add("x-amz-copy-source", self.client.address.copy_source(&source.key));
-        add("x-amz-copy-source-if-match", quoted(&source.etag));
-        headers
+        headers.insert("x-amz-copy-source-if-match", pin);
+        headers.insert("x-amz-copy-source", place);
+        Ok(headers)
     }
 }
 

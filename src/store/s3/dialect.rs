@@ -11,6 +11,9 @@ pub const REQUEST_BYTES_MAX: u64 = 5 * GIB;
 /// Most parts of an upload.
 pub const PARTS_MAX: u32 = 10_000;
 
+/// Largest object.
+pub const OBJECT_BYTES_MAX: u64 = REQUEST_BYTES_MAX * PARTS_MAX as u64;
+
 /// How one server behaves where servers differ. Deterministic per server, so it could be kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Dialect {
@@ -98,6 +101,17 @@ impl Dialect {
         }
     }
 
+    /// The changes whose preconditions the server ignores, so that the object must be looked at before.
+    pub fn unguarded(&self) -> Vec<&'static str> {
+        let guards = [
+            (self.put_if_absent && self.put_if_match, "put"),
+            (self.complete_if_absent && self.complete_if_match, "complete"),
+            (self.copy_conditional && self.copy_pinned, "copy"),
+            (self.delete_if_match, "delete"),
+        ];
+        guards.into_iter().filter(|(honoured, _)| !honoured).map(|(_, change)| change).collect()
+    }
+
     /// The same in the words of the store trait.
     pub fn capabilities(&self) -> Capabilities {
         Capabilities {
@@ -107,7 +121,7 @@ impl Dialect {
                 parts_max: PARTS_MAX,
             }),
             put_bytes_max: REQUEST_BYTES_MAX,
-            object_bytes_max: REQUEST_BYTES_MAX * u64::from(PARTS_MAX),
+            object_bytes_max: OBJECT_BYTES_MAX,
             put_if_absent: self.put_if_absent,
             put_if_match: self.put_if_match,
             conditional_complete: self.complete_if_absent && self.complete_if_match,

@@ -8,14 +8,16 @@ mod address;
 mod client;
 mod copy;
 mod dialect;
-mod errors;
 mod list;
 mod metadata;
 mod objects;
 mod open;
 mod probe;
-mod sign;
+#[cfg(test)]
+mod tests;
 mod uploads;
+
+use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,12 +38,48 @@ pub struct S3Options {
     pub endpoint: Option<String>,
     /// Region to sign for; found out when `None`.
     pub region: Option<String>,
-    /// Profile of the shared credentials and config files.
-    pub profile: Option<String>,
     /// How the bucket is named in requests.
     pub addressing: AddressingStyle,
-    /// Requests are not signed: for public buckets.
-    pub anonymous: bool,
+    /// Who asks.
+    pub identity: Identity,
+}
+
+/// Who asks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Identity {
+    /// Whoever Amazon's own tools would be: environment, default profile, web identity, the machine's role.
+    #[default]
+    Usual,
+    /// A profile of the shared credentials and config files.
+    Profile(String),
+    /// The owner of these keys.
+    Keys(KeyPair),
+    /// Nobody: requests are not signed. For public buckets.
+    Anonymous,
+}
+
+/// An access key and its secret. `Debug` does not show the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyPair {
+    /// The key's name.
+    pub access_key: String,
+    /// The key.
+    pub secret_key: String,
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyPair({}, ***)", self.access_key)
+    }
+}
+
+impl Identity {
+    fn profile(&self) -> Option<&str> {
+        match self {
+            Identity::Profile(name) => Some(name),
+            Identity::Usual | Identity::Keys(_) | Identity::Anonymous => None,
+        }
+    }
 }
 
 /// How the bucket is named in requests.

@@ -8,12 +8,12 @@ use http::Method;
 use crate::store::http::client::HttpClient;
 use crate::store::http::credentials::CredentialSource;
 use crate::store::http::profile::ambient;
+use crate::store::http::refusal::effect;
 use crate::store::s3::address::Address;
 use crate::store::s3::client::{Call, CallError, Login, S3Client};
 use crate::store::s3::dialect::Dialect;
-use crate::store::s3::errors::effect;
 use crate::store::s3::probe::probe;
-use crate::store::s3::{S3Options, S3Store};
+use crate::store::s3::{Identity, S3Options, S3Store};
 use crate::store::{Op, OpenError};
 
 /// Signed for until the server names another; the one most servers take.
@@ -31,7 +31,7 @@ impl S3Store {
         options: &S3Options,
         stall_timeout: Duration,
     ) -> Result<S3Store, OpenError> {
-        let ambient = ambient(options.profile.as_deref()).await;
+        let ambient = ambient(options.identity.profile()).await;
         let options = S3Options {
             endpoint: options.endpoint.clone().or(ambient.endpoint),
             region: options.region.clone().or(ambient.region),
@@ -66,7 +66,14 @@ impl S3Store {
                 return Err(OpenError::Store { volume: store.volume, source, advice });
             }
         };
-        log::info!("Server of {}: {dialect:?}", store.volume);
+        log::debug!("Server of {}: {dialect:?}", store.volume);
+        if !dialect.unguarded().is_empty() {
+            log::warn!(
+                "The server ignores preconditions on {}: objects are looked at before they are changed, \
+                 which cannot rule out that another writer comes in between",
+                dialect.unguarded().join(", ")
+            );
+        }
         Ok(S3Store::new(store.client, store.volume, dialect))
     }
 }
@@ -80,17 +87,18 @@ fn volume(bucket: &str, prefix: &str, endpoint: Option<&str>) -> String {
 }
 
 async fn login(options: &S3Options) -> Result<Login, OpenError> {
-    if options.anonymous {
-        return Ok(Login::Anonymous);
-    }
-    let source = CredentialSource::new(options.profile.as_deref());
+    let source = match &options.identity {
+        Identity::Anonymous => return Ok(Login::Anonymous),
+        Identity::Keys(keys) => CredentialSource::fixed(&keys.access_key, &keys.secret_key),
+        Identity::Usual | Identity::Profile(_) => CredentialSource::new(options.identity.profile()),
+    };
     match source.current().await {
         Ok(_) => Ok(Login::Signed(source)),
         Err(why) => {
-            let advice = match &options.profile {
+            let advice = match options.identity.profile() {
                 Some(profile) => format!("Add keys for profile '{profile}' to ~/.aws/credentials"),
                 None => "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure`, or name a profile; \
-                         for a public bucket ask for anonymous access"
+                         for a public bucket use --anonymous"
                     .to_owned(),
             };
             Err(OpenError::Credentials(format!("{why}. {advice}")))
@@ -139,6 +147,9 @@ fn named_region(error: &CallError) -> Option<String> {
 fn cannot_open(volume: &str, error: CallError) -> OpenError {
     let advice = match &error {
         CallError::NoCredentials(_) => "Check the credentials",
+        CallError::Failed(failure) if failure.detail.contains("certificate") => {
+            "Add the server's certificate authority to the system's, or name its PEM file in AWS_CA_BUNDLE"
+        }
         CallError::Failed(_) => "Check the endpoint, the network and any proxy",
         CallError::Refused { refusal, .. } => match refusal.code.as_deref() {
             Some("NoSuchBucket") => "Create the bucket, or correct its name",
@@ -148,7 +159,7 @@ fn cannot_open(volume: &str, error: CallError) -> OpenError {
             Some("SignatureDoesNotMatch") => "Check the secret access key",
             Some("ExpiredToken" | "InvalidToken") => "Renew the temporary credentials",
             Some("AccessDenied") | None if refusal.status.as_u16() == 403 => {
-                "These credentials may not list the bucket: allow s3:ListBucket, or use others"
+                "Check the access key and the secret, and that they may list the bucket (s3:ListBucket)"
             }
             Some("AuthorizationHeaderMalformed" | "PermanentRedirect") => "Set the region of the bucket",
             Some("RequestTimeTooSkewed") => "Set the clock of this machine",
@@ -164,7 +175,7 @@ fn cannot_open(volume: &str, error: CallError) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::s3::errors::Refusal;
+    use crate::store::http::refusal::Refusal;
     use http::StatusCode;
 
     fn refused(status: u16, code: &str, region: &str) -> CallError {

@@ -44,7 +44,6 @@ pub async fn probe(trusting: &S3Store) -> Result<Dialect> {
         }
     };
     let (meta, takes_crc64, takes_conditions) = first;
-    let known = Dialect { takes_crc64, ..Dialect::cautious() };
     let parts_key = key("-parts");
     let (objects, parts) = tokio::join!(
         probe_objects(trusting, meta, takes_conditions),
@@ -61,7 +60,7 @@ pub async fn probe(trusting: &S3Store) -> Result<Dialect> {
         complete_if_match: parts.complete_if_match,
         copy_part: parts.copy_part,
         replace_part: parts.replace_part,
-        takes_crc64: known.takes_crc64 && parts.takes_crc64,
+        takes_crc64: parts.takes_crc64,
         stores_crc64: parts.stores_crc64,
         etag_settles_late: parts.etag_settles_late,
         ..objects
@@ -86,14 +85,14 @@ async fn first_put(store: &S3Store, key: &Key) -> Result<FirstPut> {
         Ok(meta) => return Ok(FirstPut::Stored { meta, takes_crc64: true, takes_conditions: true }),
         Err(error) => error,
     };
-    let is_passing = is_passing(&error);
+    let was_absent = is_absent(&error) || error.kind == ErrorKind::Ambiguous;
     if error.kind == ErrorKind::Denied {
         return Ok(FirstPut::Denied(error));
     }
     match steady(|| store.put_object(key, Bytes::from_static(BODY), PutOptions::default())).await {
-        // After a passing failure nothing is known of what was refused; the later questions tell.
-        Ok(meta) => Ok(FirstPut::Stored { meta, takes_crc64: is_passing, takes_conditions: is_passing }),
-        Err(error) if self::is_passing(&error) => Err(error),
+        // A failure in passing was no answer to what was asked; the later questions tell.
+        Ok(meta) => Ok(FirstPut::Stored { meta, takes_crc64: was_absent, takes_conditions: was_absent }),
+        Err(error) if is_absent(&error) => Err(error),
         Err(error) => Ok(FirstPut::Denied(error)),
     }
 }
@@ -109,7 +108,7 @@ async fn probe_objects(store: &S3Store, mut meta: ObjectMeta, takes_conditions: 
             refuses(&mut meta, || put_under(store, &key, Precondition::Matches(wrong.clone()))).await?;
     }
     found.get_if_match = get_refuses(store, &key).await?;
-    found.list_encoding = list_encoding(store, &key).await?;
+    found.list_encoding = list_encoding(store, &key).await;
     let stranger = ObjectId { etag: wrong.clone(), ..meta.id.clone() };
     found.copy_pinned = refuses(&mut meta, || copy_under(store, &stranger, Precondition::None)).await?;
     let source = meta.id.clone();
@@ -117,7 +116,7 @@ async fn probe_objects(store: &S3Store, mut meta: ObjectMeta, takes_conditions: 
     let options = DeleteOptions { if_match: Some(wrong) };
     found.delete_if_match = match steady(|| store.delete_object(&key, options.clone())).await {
         Err(error) if error.kind == ErrorKind::Precondition => true,
-        Err(error) if is_passing(&error) => return Err(error),
+        Err(error) if is_absent(&error) => return Err(error),
         Ok(()) | Err(_) => false,
     };
     Ok(found)
@@ -145,7 +144,7 @@ where
             Ok(false)
         }
         Err(error) if error.kind == ErrorKind::Precondition => Ok(true),
-        Err(error) if is_passing(&error) => Err(error),
+        Err(error) if is_absent(&error) => Err(error),
         Err(error) => {
             log::debug!("Not supported: {error}");
             Ok(false)
@@ -170,96 +169,96 @@ async fn get_refuses(store: &S3Store, key: &Key) -> Result<bool> {
 }
 
 /// Lists the awkward name encoded; whether it comes back as it is.
-async fn list_encoding(store: &S3Store, key: &Key) -> Result<ListEncoding> {
+async fn list_encoding(store: &S3Store, key: &Key) -> ListEncoding {
     let options = ListOptions { prefix: key.as_str().to_owned(), ..ListOptions::default() };
     match steady(|| store.list_objects(options.clone())).await {
-        Ok(page) if page.objects.iter().any(|object| object.id.key == *key) => Ok(ListEncoding::Url),
-        Err(error) if is_passing(&error) => Err(error),
-        Ok(_) | Err(_) => Ok(ListEncoding::Plain),
+        Ok(page) if page.objects.iter().any(|object| object.id.key == *key) => ListEncoding::Url,
+        Ok(_) | Err(_) => ListEncoding::Plain,
     }
-}
-
-/// What was learnt from one upload.
-#[derive(Default)]
-struct PartFindings {
-    complete_if_absent: bool,
-    complete_if_match: bool,
-    copy_part: bool,
-    replace_part: bool,
-    takes_crc64: bool,
-    stores_crc64: bool,
-    etag_settles_late: bool,
 }
 
 /// What multipart uploads do, under a key where there is an object already.
-async fn probe_parts(store: &S3Store, key: &Key, takes_crc64: bool) -> Result<PartFindings> {
+///
+/// One upload after the other: Garage forgets uploads of a key when the key gets a newer object.
+async fn probe_parts(store: &S3Store, key: &Key, takes_crc64: bool) -> Result<Dialect> {
     let source = steady(|| put_under(store, key, Precondition::None)).await?.id;
-    let upload = match steady(|| store.create_upload(key, UploadOptions::default())).await {
-        Ok(upload) => upload,
-        Err(error) if is_passing(&error) => return Err(error),
-        Err(error) => {
-            log::warn!("The server does not take multipart uploads with checksums: {error}");
-            return Ok(PartFindings::default());
-        }
-    };
-    let mut findings = PartFindings { takes_crc64, ..PartFindings::default() };
-    let outcome = fill_and_join(store, &upload, &source, &mut findings).await;
-    // Given up also when it was joined: some servers keep it, all others say that it is gone.
-    if let Err(left) = store.drop_upload(&upload).await {
-        log::debug!("The probe's upload could not be given up: {left}");
+    let mut found = Dialect { takes_crc64, ..Dialect::cautious() };
+    let copied = in_upload(store, key, async |upload| copy_is_exact(store, upload, &source).await).await;
+    found.copy_part = copied.unwrap_or(false);
+    let joined = in_upload(store, key, async |upload| fill_and_join(store, upload, &mut found).await).await;
+    if joined.is_none() {
+        // The volume still works for what fits one PUT; and plain uploads may do.
+        found.takes_crc64 = false;
     }
+    Ok(found)
+}
+
+/// Tries something with an upload of its own, which is given up afterwards. `None` when the server refuses a step.
+async fn in_upload<T>(
+    store: &S3Store,
+    key: &Key,
+    trial: impl AsyncFnOnce(&Upload) -> Result<T>,
+) -> Option<T> {
+    let outcome = match steady(|| store.create_upload(key, UploadOptions::default())).await {
+        Ok(upload) => {
+            let outcome = trial(&upload).await;
+            // Given up also when it was joined: then the server says that it is gone.
+            if let Err(left) = store.drop_upload(&upload).await {
+                log::debug!("The probe's upload could not be given up: {left}");
+            }
+            outcome
+        }
+        Err(error) => Err(error),
+    };
     match outcome {
-        Ok(()) => Ok(findings),
-        Err(error) if is_passing(&error) => Err(error),
+        Ok(learnt) => Some(learnt),
         Err(error) => {
             log::warn!("The server's multipart uploads are incomplete: {error}");
-            Ok(PartFindings { takes_crc64: false, ..findings })
+            None
         }
     }
 }
 
-async fn fill_and_join(
-    store: &S3Store,
-    upload: &Upload,
-    source: &ObjectId,
-    findings: &mut PartFindings,
-) -> Result<()> {
+/// Whether ranges are copied into parts, and only from the version named.
+async fn copy_is_exact(store: &S3Store, upload: &Upload, source: &ObjectId) -> Result<bool> {
     let stranger = ObjectId { etag: ETag::new(NO_ETAG), ..source.clone() };
-    let slot = |bytes: u64| PartSlot {
-        number: PartNumber::from_index(0),
-        range: ByteRange::new(0, bytes),
-        is_last: true,
-    };
-    let copy = |source: ObjectId| async move {
-        store.upload_part_copy(upload, slot(COPIED.len()), &source, COPIED).await
-    };
-    let is_pinned = match steady(|| copy(stranger.clone())).await {
-        Err(error) if error.kind == ErrorKind::Precondition => true,
-        Err(error) if is_passing(&error) => return Err(error),
-        Ok(_) | Err(_) => false,
-    };
-    if is_pinned && steady(|| copy(source.clone())).await.is_ok() {
-        // Some servers copy the whole source whatever the range.
-        let status = steady(|| store.list_parts(upload)).await?;
-        findings.copy_part =
-            matches!(&status, UploadStatus::Parts(parts) if parts[..].iter().map(|p| p.len).eq([3]));
+    let copy =
+        async |from: &ObjectId| store.upload_part_copy(upload, only_slot(COPIED.len()), from, COPIED).await;
+    match steady(|| copy(&stranger)).await {
+        Err(error) if error.kind == ErrorKind::Precondition => {}
+        Ok(_) | Err(_) => return Ok(false),
     }
-    let put = |bytes: &'static [u8]| async move {
-        store.upload_part(upload, slot(bytes.len() as u64), Bytes::from_static(bytes)).await
+    match steady(|| copy(source)).await {
+        // Some servers copy the whole source whatever the range.
+        Ok(_) => match steady(|| store.list_parts(upload)).await? {
+            UploadStatus::Parts(parts) => Ok(parts.iter().map(|part| part.len).eq([COPIED.len()])),
+            UploadStatus::Offset(_) | UploadStatus::Gone => Ok(false),
+        },
+        // By the API reference the source must have 5 MiB; a server that says so knows the operation.
+        Err(error) => Ok(error.kind == ErrorKind::Refused),
+    }
+}
+
+async fn fill_and_join(store: &S3Store, upload: &Upload, found: &mut Dialect) -> Result<()> {
+    let put = async |body: &'static [u8]| {
+        store.upload_part(upload, only_slot(body.len() as u64), Bytes::from_static(body)).await
     };
-    let first = steady(|| put(BODY)).await;
-    // A part that was copied is a part already, and some servers take no number twice.
+    let first = steady(|| put(BODY)).await?;
     let (part, body) = match steady(|| put(OTHER_BODY)).await {
         Ok(part) => (part, OTHER_BODY),
-        Err(error) if is_passing(&error) => return Err(error),
-        Err(_) => (first?, BODY),
+        // Some servers take no number twice.
+        Err(_) => (first, BODY),
     };
-    let meta = join(store, upload, &part, body, findings).await?;
+    let meta = join(store, upload, &part, body, found).await?;
     let seen = steady(|| store.head_object(&meta.id.key)).await?;
-    findings.replace_part = body == OTHER_BODY && seen.id.size == OTHER_BODY.len() as u64;
-    findings.etag_settles_late = seen.id.etag != meta.id.etag;
-    findings.stores_crc64 = seen.crc64 == Some(Crc64::of(body));
+    found.replace_part = body == OTHER_BODY && seen.id.size == OTHER_BODY.len() as u64;
+    found.etag_settles_late = seen.id.etag != meta.id.etag;
+    found.stores_crc64 = seen.crc64 == Some(Crc64::of(body));
     Ok(())
+}
+
+fn only_slot(bytes: u64) -> PartSlot {
+    PartSlot { number: PartNumber::from_index(0), range: ByteRange::new(0, bytes), is_last: true }
 }
 
 /// Joins the upload, first under two preconditions that do not hold.
@@ -268,7 +267,7 @@ async fn join(
     upload: &Upload,
     part: &PartReceipt,
     body: &'static [u8],
-    findings: &mut PartFindings,
+    found: &mut Dialect,
 ) -> Result<ObjectMeta> {
     let under = |precondition: Precondition| {
         let completion = Completion {
@@ -281,26 +280,28 @@ async fn join(
     };
     match under(Precondition::Absent).await {
         Ok(meta) => return Ok(meta),
-        Err(error) if error.kind == ErrorKind::Precondition => findings.complete_if_absent = true,
-        Err(error) if is_passing(&error) => return Err(error),
+        Err(error) if error.kind == ErrorKind::Precondition => found.complete_if_absent = true,
+        Err(error) if is_absent(&error) => return Err(error),
         Err(error) => log::debug!("Not supported: {error}"),
     }
     match under(Precondition::Matches(ETag::new(NO_ETAG))).await {
         Ok(meta) => return Ok(meta),
-        Err(error) if error.kind == ErrorKind::Precondition => findings.complete_if_match = true,
-        Err(error) if is_passing(&error) => return Err(error),
+        Err(error) if error.kind == ErrorKind::Precondition => found.complete_if_match = true,
+        Err(error) if is_absent(&error) => return Err(error),
         Err(error) => log::debug!("Not supported: {error}"),
     }
     under(Precondition::None).await
 }
 
-/// Whether the failure says nothing about the server's abilities.
-fn is_passing(error: &Error) -> bool {
+/// Whether the server was not there to answer, so that nothing is learnt. One that breaks over a question every time
+/// has answered it.
+fn is_absent(error: &Error) -> bool {
     match error.kind {
-        ErrorKind::Unavailable { .. } | ErrorKind::Ambiguous | ErrorKind::NoVolume => true,
+        ErrorKind::Unavailable { .. } | ErrorKind::NoVolume => true,
         ErrorKind::NotFound
         | ErrorKind::Precondition
         | ErrorKind::UploadGone
+        | ErrorKind::Ambiguous
         | ErrorKind::Denied
         | ErrorKind::TooLarge
         | ErrorKind::Refused
@@ -318,7 +319,7 @@ where
     let mut wait = BACKOFF_FIRST;
     for _ in 1..ATTEMPTS_MAX {
         match ask().await {
-            Err(error) if is_passing(&error) && error.kind != ErrorKind::NoVolume => {
+            Err(error) if error.kind.is_retryable() || error.kind == ErrorKind::Ambiguous => {
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }

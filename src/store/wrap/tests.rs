@@ -114,7 +114,7 @@ async fn a_body_holds_its_permit_until_it_is_done_or_dropped() {
     };
     let mut fetched = limit.get(&key("k"), GetOptions::default()).await.unwrap();
     assert!(!is_free().await, "an open body is a request in flight");
-    while fetched.range.len() > 0 {
+    while !fetched.range.is_empty() {
         let piece = fetched.body.try_next().await.unwrap().unwrap();
         fetched.range = ByteRange::new(fetched.range.start + piece.len() as u64, fetched.range.end);
     }

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use crate::support::{run, run_ok};
 
 /// The bucket's name.
-pub const BUCKET: &str = "b";
+pub const BUCKET: &str = "test-bucket";
 /// Credentials of the embedded server.
 pub const ACCESS_KEY: &str = "test-access";
 pub const SECRET_KEY: &str = "test-secret";

@@ -5,7 +5,7 @@ mod daemon;
 mod files;
 mod process;
 
-pub use bucket::Bucket;
+pub use bucket::{ACCESS_KEY, BUCKET, Bucket, SECRET_KEY};
 pub use daemon::Rig;
 pub use files::{pattern, sha256, wait_for};
 pub use process::{Ran, run, run_ok};

@@ -25,6 +25,8 @@ pub struct Signing<'a> {
     pub path: &'a str,
     /// The encoded query, sorted by name.
     pub query: &'a str,
+    /// Whether a body follows.
+    pub has_body: bool,
     /// The region.
     pub region: &'a str,
     /// The server's time now, in seconds since 1970.
@@ -32,9 +34,9 @@ pub struct Signing<'a> {
 }
 
 /// Adds the signature to `headers`.
-pub fn sign(signing: &Signing<'_>, credentials: &Credentials, has_body: bool, headers: &mut HeaderMap) {
+pub fn sign(signing: &Signing<'_>, credentials: &Credentials, headers: &mut HeaderMap) {
     let (date, moment) = stamps(signing.now_secs);
-    let payload = if has_body { UNSIGNED } else { EMPTY_SHA256 };
+    let payload = if signing.has_body { UNSIGNED } else { EMPTY_SHA256 };
     let value = |text: &str| HeaderValue::from_str(text).expect("dates, digests and keys are plain ASCII");
     headers.insert("x-amz-date", value(&moment));
     headers.insert("x-amz-content-sha256", value(payload));
@@ -111,12 +113,13 @@ mod tests {
             host: "examplebucket.s3.amazonaws.com",
             path,
             query,
+            has_body: false,
             region: "us-east-1",
             now_secs: 1_369_353_600,
         };
         let mut map: HeaderMap =
             headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
-        sign(&signing, &credentials, false, &mut map);
+        sign(&signing, &credentials, &mut map);
         let line = map[http::header::AUTHORIZATION].to_str().unwrap().to_owned();
         assert!(map[http::header::AUTHORIZATION].is_sensitive());
         line.split_once("SignedHeaders=").unwrap().1.to_owned()

@@ -38,7 +38,9 @@ impl Refusal {
         Refusal {
             status,
             code: text("Code"),
-            message: text("Message").unwrap_or_default().chars().take(MESSAGE_CHARS_MAX).collect(),
+            message: text("Message")
+                .map(|text| text.trim_end_matches('.').chars().take(MESSAGE_CHARS_MAX).collect())
+                .unwrap_or_default(),
             region: text("Region"),
             request_id: text("RequestId"),
             retry_after: None,
@@ -198,7 +200,7 @@ mod tests {
 
     #[test]
     fn people_read_what_the_server_said() {
-        let body = b"<Error><Code>AccessDenied</Code><Message>no</Message><RequestId>7</RequestId>\
+        let body = b"<Error><Code>AccessDenied</Code><Message>no.</Message><RequestId>7</RequestId>\
                      <Region>garage</Region></Error>";
         let refusal = Refusal::read(StatusCode::FORBIDDEN, body);
         assert_eq!(refusal.detail(), "the server answered 403 AccessDenied: no (request 7)");

@@ -1,0 +1,807 @@
+//! A file under change: its staging data over its base, and the doors to seal, sync and commit it.
+//!
+//! Invariants:
+//! * `dirty` is what differs from `base`; what is staged may be more, for staged data stay readable after a commit.
+//! * `since` is what differs from the last sealed content, by which the next one goes on from that one's object.
+//! * A removed file keeps its data for the handles that are open, and is never committed.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::SystemTime;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::durable::Position;
+use crate::observe::task;
+use crate::store::Precondition;
+use crate::types::{Attributes, ByteRange, Key, ObjectId, ObjectMeta, RangeSet, SessionId, UnixTime};
+use crate::write::context::killpoint::KillPoint;
+use crate::write::context::outcome::{Outcome, Settled, Trouble};
+use crate::write::context::{Command, Context, GiveUpBy, Reply, Urgency};
+use crate::write::staging::{Snapshot, Staging, StagingError};
+use crate::write::upload::{Base, Change, Content, FileId, FileOpened, Record, SessionEvent, union};
+use crate::write::{Error, Piece};
+
+/// One file under change. Shared by all handles of the file; dropped when the last is closed and nothing is pending.
+/// Methods that are not `async` do local file calls only.
+pub struct WriteFile {
+    context: Arc<Context>,
+    me: Weak<WriteFile>,
+    state: Mutex<FileState>,
+    outcome: watch::Sender<Outcome>,
+}
+
+struct FileState {
+    standing: Standing,
+    key: Key,
+    expected: Precondition,
+    base: Option<Base>,
+    attributes: Attributes,
+    /// The session of the present content.
+    session: SessionId,
+    is_dirty: bool,
+    dirty: RangeSet,
+    since: Option<Change>,
+    sealed: Option<Sealed>,
+    is_closed: bool,
+    /// How far the writer is known to have passed.
+    passed: u64,
+    /// Whether the scheduler knows of changes since the last note.
+    is_noted: bool,
+}
+
+/// Where a file's bytes are.
+enum Standing {
+    /// All in its base.
+    Clean,
+    /// In staging, over the base.
+    Live(FileId, Staging),
+    /// As before, but the file has no name any more.
+    Removed(Option<(FileId, Staging)>),
+    /// Set aside, for they are not what was written.
+    Damaged(String),
+}
+
+/// A sealed content that is not in the bucket.
+struct Sealed {
+    session: SessionId,
+    snapshot: Arc<Snapshot>,
+    position: Position,
+    is_synced: bool,
+}
+
+/// What a file is made from.
+pub struct Beginning {
+    /// Where it is to be committed.
+    pub key: Key,
+    /// What shows through.
+    pub base: Option<Base>,
+    /// What must be under the key.
+    pub expected: Precondition,
+    /// Its attributes.
+    pub attributes: Attributes,
+}
+
+/// A file that an earlier process left.
+pub struct Left {
+    /// Its id.
+    pub file: FileId,
+    /// Its data.
+    pub staging: Staging,
+    /// Its content.
+    pub content: Content,
+    /// That content as sealed, or `None` when it never was.
+    pub sealed: Option<Arc<Snapshot>>,
+}
+
+impl WriteFile {
+    pub(in crate::write) fn new(
+        context: &Arc<Context>,
+        beginning: Beginning,
+    ) -> Result<Arc<WriteFile>, Error> {
+        let session = context.book.next_session();
+        let is_new = beginning.base.is_none();
+        let file = WriteFile::with(context, beginning, session);
+        if is_new {
+            // A file without a base differs from what is in the bucket even before the first write.
+            let mut state = file.lock();
+            file.stage(&mut state, session)?;
+            file.changed(&mut state, session, ByteRange::new(0, 0));
+            drop(state);
+        }
+        Ok(file)
+    }
+
+    fn with(context: &Arc<Context>, beginning: Beginning, session: SessionId) -> Arc<WriteFile> {
+        let Beginning { key, base, expected, attributes } = beginning;
+        let state = FileState {
+            standing: Standing::Clean,
+            key,
+            expected,
+            base,
+            attributes,
+            session,
+            is_dirty: false,
+            dirty: RangeSet::default(),
+            since: None,
+            sealed: None,
+            is_closed: false,
+            passed: 0,
+            is_noted: false,
+        };
+        Arc::new_cyclic(|me| WriteFile {
+            context: Arc::clone(context),
+            me: Weak::clone(me),
+            state: Mutex::new(state),
+            outcome: watch::Sender::default(),
+        })
+    }
+
+    /// A file that an earlier process left, closed.
+    pub(in crate::write) fn left(context: &Arc<Context>, beginning: Beginning, left: Left) -> Arc<WriteFile> {
+        let Left { file: id, staging, content, sealed } = left;
+        let file = WriteFile::with(context, beginning, content.session);
+        let mut state = file.lock();
+        state.since = sealed.is_some().then(|| unchanged(&content));
+        state.is_dirty = sealed.is_none();
+        state.sealed = sealed.map(|snapshot| Sealed {
+            session: content.session,
+            snapshot,
+            position: Position(0),
+            is_synced: false,
+        });
+        state.base = content.base;
+        state.dirty = content.dirty;
+        state.is_closed = true;
+        state.is_noted = true;
+        state.standing = Standing::Live(id, staging);
+        drop(state);
+        file.register(id);
+        file
+    }
+
+    /// The session that the present content will be committed by: another one after the first change after a seal.
+    pub fn session(&self) -> SessionId {
+        self.lock().session
+    }
+
+    /// The key it will be committed under.
+    pub fn key(&self) -> Key {
+        self.lock().key.clone()
+    }
+
+    /// The object whose bytes show through, if any.
+    pub fn base(&self) -> Option<ObjectId> {
+        self.lock().base.as_ref().map(|base| base.object.clone())
+    }
+
+    /// Length of the present content in bytes.
+    pub fn size(&self) -> u64 {
+        self.lock().size()
+    }
+
+    /// Attributes that will be committed with it.
+    pub fn attributes(&self) -> Attributes {
+        self.lock().attributes.clone()
+    }
+
+    /// Changes the attributes; the file is dirty after that. When the local disk refuses to take note, the attributes
+    /// hold for this process and go with the next change that it takes.
+    pub fn set_attributes(&self, attributes: Attributes) {
+        let mut state = self.lock();
+        if state.attributes == attributes {
+            return;
+        }
+        state.attributes = attributes;
+        match self.stage_for_change(&mut state) {
+            Ok(session) => self.changed(&mut state, session, ByteRange::new(0, 0)),
+            Err(error) => log::warn!("Attributes of {} are not noted yet: {error}", state.key),
+        }
+    }
+
+    /// Takes bytes at `offset`.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        let session = self.stage_for_change(&mut state)?;
+        let range = ByteRange::at(offset, bytes.len() as u64);
+        match state.staging()?.write(offset, bytes) {
+            Ok(()) => self.changed(&mut state, session, range),
+            Err(error @ StagingError::Full { .. }) => return Err(error.into()),
+            Err(error @ StagingError::Io { .. }) => {
+                // Bytes within the size may be other ones now.
+                let touched = range.clip(state.size());
+                if !touched.is_empty() {
+                    self.changed(&mut state, session, touched);
+                }
+                return Err(error.into());
+            }
+        }
+        self.watch_writer(&mut state, offset);
+        Ok(())
+    }
+
+    /// Cuts or extends (with zeros) to `size`.
+    pub fn truncate(&self, size: u64) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.size() == size {
+            return Ok(());
+        }
+        let session = self.stage_for_change(&mut state)?;
+        state.staging()?.truncate(size);
+        state.base = state.base.take().map(|base| base.cut(size));
+        state.dirty.remove(ByteRange::new(size, u64::MAX));
+        state.passed = state.passed.min(size);
+        if let Some(since) = &mut state.since {
+            since.valid = since.valid.min(size);
+            since.dirty.remove(ByteRange::new(size, u64::MAX));
+        }
+        self.changed(&mut state, session, ByteRange::new(size, size));
+        Ok(())
+    }
+
+    /// The bytes of `range`, cut at the file's size, as pieces in order.
+    pub fn read(&self, range: ByteRange) -> Result<Vec<Piece>, Error> {
+        let state = self.lock();
+        let range = range.clip(state.size());
+        let mut pieces = Vec::new();
+        match &state.standing {
+            Standing::Clean | Standing::Removed(None) => state.show_through(range, &mut pieces),
+            Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) => {
+                for piece in
+                    staging.read(range).map_err(|error| local_error("reading staged bytes", &error))?
+                {
+                    match piece.bytes {
+                        Some(bytes) => pieces.push(Piece::Staged(bytes)),
+                        None => state.show_through(piece.range, &mut pieces),
+                    }
+                }
+            }
+            Standing::Damaged(why) => return Err(damaged(why)),
+        }
+        Ok(pieces)
+    }
+
+    /// Whether there are changes that no seal holds yet.
+    pub fn is_dirty(&self) -> bool {
+        self.lock().is_dirty
+    }
+
+    /// Whether anything sealed is not yet in the bucket.
+    pub fn is_pending(&self) -> bool {
+        let id = match &self.lock().standing {
+            Standing::Live(id, _) => *id,
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => return false,
+        };
+        self.context.book.upload(id, |upload| upload.is_pending()).unwrap_or(false)
+    }
+
+    /// Takes the present content for upload and returns at once. Survives the death of this process.
+    /// Does nothing when nothing is dirty.
+    pub fn seal(&self) -> Result<(), Error> {
+        self.seal_in(&mut self.lock(), Urgency::Now)
+    }
+
+    /// Seals, and waits until it survives power loss. The upload begins when the program pauses, or with
+    /// [`WriteFile::seal`], [`WriteFile::commit`] or [`WriteFile::close`].
+    pub async fn sync(&self) -> Result<(), Error> {
+        let (session, snapshot, position) = {
+            let mut state = self.lock();
+            self.seal_in(&mut state, Urgency::Later)?;
+            match &state.sealed {
+                Some(sealed) if !sealed.is_synced => {
+                    (sealed.session, Arc::clone(&sealed.snapshot), sealed.position)
+                }
+                Some(_) | None => return Ok(()),
+            }
+        };
+        let context = Arc::clone(&self.context);
+        let synced = task::spawn_blocking("sync", move || {
+            snapshot.sync().map_err(|error| local_error("syncing staged bytes", &error))?;
+            context.book.sync(position)
+        });
+        synced.await.map_err(|_| stopped())??;
+        if let Some(sealed) = self.lock().sealed.as_mut().filter(|sealed| sealed.session == session) {
+            sealed.is_synced = true;
+        }
+        Ok(())
+    }
+
+    /// Seals, and waits until the content is in the bucket. Fails with the session's error when it is stuck, with
+    /// [`Error::Timeout`] without progress; the data stay queued either way. A later call waits or fails again.
+    pub async fn commit(&self) -> Result<ObjectMeta, Error> {
+        let mut outcome = self.outcome.subscribe();
+        let (session, id) = {
+            let mut state = self.lock();
+            self.seal_in(&mut state, Urgency::Now)?;
+            match (&state.standing, &state.sealed) {
+                (Standing::Damaged(why), _) => return Err(damaged(why)),
+                (Standing::Live(id, _), Some(_)) => (state.session, *id),
+                (Standing::Live(..), None) | (Standing::Clean | Standing::Removed(_), _) => {
+                    let settled = outcome.borrow().settled(state.session, u64::MAX);
+                    return settled.unwrap_or_else(|| state.unchanged_object());
+                }
+            }
+        };
+        let failures = outcome.borrow().failures;
+        self.context.command(Command::Wanted(id));
+        let waited = self.context.options.close_timeout;
+        let mut progress = outcome.borrow().progress;
+        let mut deadline = Instant::now() + waited;
+        loop {
+            {
+                let now = outcome.borrow_and_update();
+                if let Some(result) = now.settled(session, failures) {
+                    return result;
+                }
+                if now.progress != progress {
+                    (progress, deadline) = (now.progress, Instant::now() + waited);
+                }
+            }
+            match tokio::time::timeout_at(deadline, outcome.changed()).await {
+                Ok(changed) => changed.expect("the file owns the sender"),
+                Err(_) => return Err(Error::Timeout { waited, reason: outcome.borrow().reason() }),
+            }
+        }
+    }
+
+    /// The file has another name from now on; what is on its way under the old one is taken back or, if already
+    /// committed, was committed by an [`crate::write::Event::Committed`] before this returns. Waits no longer than
+    /// the close timeout for a commit whose answer is not known; then nothing has changed.
+    pub async fn rename(&self, key: Key, expected: Precondition) -> Result<(), Error> {
+        let id = {
+            let mut state = self.lock();
+            match &state.standing {
+                Standing::Live(id, _) => *id,
+                Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => {
+                    (state.key, state.expected) = (key, expected);
+                    return Ok(());
+                }
+            }
+        };
+        self.ask(|reply| Command::Rename { file: id, key, expected, reply }).await
+    }
+
+    /// The object that shows through was moved to another key (by [`crate::write::Writer::rename`]); its bytes are the
+    /// same. What is already sealed keeps the object's former name.
+    pub fn moved(&self, object: &ObjectId) {
+        let mut state = self.lock();
+        if let Some(base) = state.base.as_mut().filter(|base| base.object.size == object.size) {
+            base.object = object.clone();
+        }
+    }
+
+    /// The file was removed: its data and its upload are given up, its handles can still read and write.
+    /// Waits no longer than the close timeout for a commit whose answer is not known; then nothing has changed.
+    pub async fn discard(&self) -> Result<(), Error> {
+        let id = {
+            let mut state = self.lock();
+            match &state.standing {
+                Standing::Live(id, _) => *id,
+                Standing::Clean | Standing::Damaged(_) => {
+                    state.standing = Standing::Removed(None);
+                    return Ok(());
+                }
+                Standing::Removed(_) => return Ok(()),
+            }
+        };
+        self.ask(|reply| Command::GiveUp { file: id, by: GiveUpBy::Removal, reply }).await
+    }
+
+    /// The last handle was closed. What is sealed goes on; what is dirty is sealed first.
+    pub fn close(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.is_closed = true;
+        self.seal_in(&mut state, Urgency::Now)?;
+        match &state.standing {
+            Standing::Live(id, _) | Standing::Removed(Some((id, _))) => {
+                self.context.command(Command::Closed(*id))
+            }
+            Standing::Clean | Standing::Removed(None) | Standing::Damaged(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), Error> {
+        let waited = self.context.options.close_timeout;
+        let (reply, answer) = oneshot::channel();
+        self.context.command(command(reply));
+        match tokio::time::timeout(waited, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(Error::Timeout { waited, reason: self.outcome.borrow().reason() }),
+        }
+    }
+
+    fn seal_in(&self, state: &mut FileState, urgency: Urgency) -> Result<(), Error> {
+        let (id, staging) = match &state.standing {
+            Standing::Live(id, staging) => (*id, staging),
+            Standing::Damaged(why) => return Err(damaged(why)),
+            Standing::Clean | Standing::Removed(_) => return Ok(()),
+        };
+        if !state.is_dirty {
+            // A content sealed by a sync may be waiting for the program to pause.
+            if urgency == Urgency::Now && state.sealed.is_some() {
+                self.context.command(Command::Wanted(id));
+            }
+            return Ok(());
+        }
+        let snapshot = staging.freeze().map_err(|error| local_error("sealing staged bytes", &error))?;
+        let snapshot = Arc::new(snapshot);
+        let content = state.content(&snapshot);
+        let session = content.session;
+        let since = unchanged(&content);
+        let position = self.context.book.session_event(id, SessionEvent::Sealed(Arc::new(content)))?;
+        state.is_dirty = false;
+        state.since = Some(since);
+        state.sealed = Some(Sealed { session, snapshot: Arc::clone(&snapshot), position, is_synced: false });
+        self.context.kill.pass(KillPoint::AfterSeal);
+        self.context.command(Command::Sealed { file: id, session, snapshot, urgency });
+        Ok(())
+    }
+
+    /// Sees to it that changes have a place to go, and says which session a change now belongs to.
+    fn stage_for_change(&self, state: &mut FileState) -> Result<SessionId, Error> {
+        state.is_closed = false;
+        let is_sealed = state.since.as_ref().is_some_and(|since| since.session == state.session);
+        let session =
+            if is_sealed && !state.is_dirty { self.context.book.next_session() } else { state.session };
+        self.stage(state, session)?;
+        Ok(session)
+    }
+
+    fn stage(&self, state: &mut FileState, session: SessionId) -> Result<(), Error> {
+        let is_removed = match &state.standing {
+            Standing::Live(..) | Standing::Removed(Some(_)) => return Ok(()),
+            Standing::Damaged(why) => return Err(damaged(why)),
+            Standing::Clean => false,
+            Standing::Removed(None) => true,
+        };
+        let id = FileId(self.context.book.next_id());
+        let opened = FileOpened {
+            file: id,
+            session,
+            key: state.key.clone(),
+            base: state.base.clone(),
+            expected: state.expected.clone(),
+            attributes: state.attributes.clone(),
+            since: UnixTime::from(SystemTime::now()),
+        };
+        self.context.book.record(&Record::FileOpened(opened))?;
+        if is_removed {
+            self.context.book.session_event(id, SessionEvent::GivenUp)?;
+        }
+        let staging = self.context.area.create(id.0);
+        staging.truncate(state.base.as_ref().map_or(0, |base| base.valid));
+        state.passed = 0;
+        state.since = None;
+        state.is_noted = false;
+        state.standing =
+            if is_removed { Standing::Removed(Some((id, staging))) } else { Standing::Live(id, staging) };
+        self.register(id);
+        if let Some(me) = self.me.upgrade() {
+            self.context.command(Command::Opened(id, me));
+        }
+        Ok(())
+    }
+
+    fn register(&self, id: FileId) {
+        let mut files = self.context.files.lock().expect("no holder of the lock panics");
+        files.insert(id, Weak::clone(&self.me));
+    }
+
+    /// Takes note of a change that staging has taken.
+    fn changed(&self, state: &mut FileState, session: SessionId, range: ByteRange) {
+        let id = match &state.standing {
+            Standing::Live(id, _) => *id,
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => return,
+        };
+        state.session = session;
+        state.is_dirty = true;
+        state.dirty.insert(range);
+        if let Some(since) = &mut state.since {
+            since.dirty.insert(range);
+        }
+        if !mem::replace(&mut state.is_noted, true) {
+            self.context.command(Command::Changed(id));
+        }
+    }
+
+    /// Tells the scheduler when the writer of a new file has passed a part.
+    fn watch_writer(&self, state: &mut FileState, offset: u64) {
+        let Standing::Live(id, staging) = &state.standing else { return };
+        let is_new = state.base.as_ref().is_none_or(|base| base.valid == 0);
+        if !is_new || !self.context.rules.can_stream() {
+            return;
+        }
+        let boundary = self.context.rules.layout().boundary_before(offset);
+        if boundary > state.passed && staging.staged().contains(ByteRange::new(state.passed, boundary)) {
+            self.context.command(Command::Passed(*id, boundary));
+            state.passed = boundary;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().expect("no holder of the lock panics")
+    }
+}
+
+/// What the scheduler does with a file.
+impl WriteFile {
+    /// A part as it is now, to be sent while the file is still being written.
+    pub(in crate::write) fn freeze_range(&self, range: ByteRange) -> Option<Snapshot> {
+        match &self.lock().standing {
+            Standing::Live(_, staging) => Some(staging.freeze_range(range)),
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => None,
+        }
+    }
+
+    /// Whether bytes have changed since a snapshot of this version was taken.
+    pub(in crate::write) fn changed_since(&self, version: u64, range: ByteRange) -> bool {
+        match &self.lock().standing {
+            Standing::Live(_, staging) => staging.changed_since(version, range),
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => true,
+        }
+    }
+
+    /// Writes down what the file holds that no seal holds, so that a crash leaves something to show.
+    pub(in crate::write) fn note_progress(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.is_noted = false;
+        let Standing::Live(id, staging) = &state.standing else { return Ok(()) };
+        if !state.is_dirty {
+            return Ok(());
+        }
+        let snapshot = staging.freeze_range(ByteRange::new(0, staging.size()));
+        let content = Box::new(state.content(&snapshot));
+        self.context.book.record(&Record::Progress { file: *id, content })?;
+        Ok(())
+    }
+
+    /// A sealed content of it is in the bucket, under its name or as a conflict copy. Says whether that is still the
+    /// file.
+    pub(in crate::write) fn committed(
+        &self,
+        file: FileId,
+        session: SessionId,
+        object: &ObjectMeta,
+        settled: Settled,
+    ) -> bool {
+        let mut state = self.lock();
+        let state = &mut *state;
+        self.settle(session, settled);
+        match &state.standing {
+            Standing::Live(id, _) if *id == file => {}
+            Standing::Live(..) | Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => {
+                return false;
+            }
+        }
+        let next = self.context.book.upload(file, |upload| upload.latest().cloned()).flatten();
+        let unsealed = state.since.as_ref();
+        let valid = unsealed.map_or(object.id.size, |since| since.valid);
+        let dirty = unsealed.map(|since| since.dirty.clone()).unwrap_or_default();
+        match next {
+            Some(next) => {
+                state.base = next.base.clone().map(|base| base.cut(valid));
+                state.dirty = union(&next.dirty, &dirty);
+            }
+            None => {
+                state.base = Some(Base::whole(object.id.clone()).cut(valid));
+                state.dirty = dirty;
+            }
+        }
+        state.key = object.id.key.clone();
+        state.expected = Precondition::Matches(object.id.etag.clone());
+        state.sealed = state.sealed.take().filter(|sealed| sealed.session != session);
+        !state.is_dirty && state.session == session
+    }
+
+    /// Tells those who wait that a content has reached its end.
+    pub(in crate::write) fn settle(&self, session: SessionId, settled: Settled) {
+        self.outcome.send_modify(|outcome| {
+            outcome.last = Some((session, settled));
+            outcome.trouble = None;
+            outcome.progress += 1;
+        });
+    }
+
+    /// Tells them that something went wrong, or that it passed.
+    pub(in crate::write) fn trouble(&self, trouble: Option<Trouble>) {
+        self.outcome.send_modify(|outcome| {
+            match trouble {
+                Some(_) => outcome.failures += 1,
+                None => outcome.progress += 1,
+            }
+            outcome.trouble = trouble;
+        });
+    }
+
+    /// What those who wait would be told.
+    pub(in crate::write) fn outcome(&self) -> Outcome {
+        self.outcome.borrow().clone()
+    }
+
+    /// It has another name.
+    pub(in crate::write) fn renamed(&self, key: Key, expected: Precondition) {
+        let mut state = self.lock();
+        (state.key, state.expected) = (key, expected);
+    }
+
+    /// It has no name any more. Its data stay for the handles that are open.
+    pub(in crate::write) fn given_up(&self) {
+        let mut state = self.lock();
+        state.is_dirty = false;
+        state.sealed = None;
+        self.settle(state.session, Settled::Lost(removed()));
+        state.standing = match mem::replace(&mut state.standing, Standing::Clean) {
+            Standing::Live(id, staging) => Standing::Removed(Some((id, staging))),
+            other @ (Standing::Clean | Standing::Removed(_) | Standing::Damaged(_)) => other,
+        };
+    }
+
+    /// The user discarded the changes: it is what it was before them.
+    pub(in crate::write) fn reverted(&self) {
+        let mut state = self.lock();
+        let why =
+            Error::Staging { errno: libc::EIO, detail: "its changes were discarded by the user".to_owned() };
+        self.settle(state.session, Settled::Lost(why));
+        state.session = self.context.book.next_session();
+        state.base = state.base.take().map(|base| Base::whole(base.object));
+        (state.is_dirty, state.since, state.sealed) = (false, None, None);
+        state.dirty = RangeSet::default();
+        let before = mem::replace(&mut state.standing, Standing::Clean);
+        if let Standing::Live(id, staging) | Standing::Removed(Some((id, staging))) = before {
+            remove_staging(&staging);
+            self.context.files.lock().expect("no holder of the lock panics").remove(&id);
+        }
+    }
+
+    /// Its data are not what was written. They are let go, to be set aside.
+    pub(in crate::write) fn damaged(&self, why: &str) {
+        let mut state = self.lock();
+        state.is_dirty = false;
+        state.sealed = None;
+        self.settle(state.session, Settled::Lost(damaged(why)));
+        state.standing = Standing::Damaged(why.to_owned());
+    }
+
+    /// Drops the local data of a closed file that holds nothing but what is in the bucket, or that has no name.
+    /// Returns whether they are gone.
+    pub(in crate::write) fn finish(&self, file: FileId) -> bool {
+        let mut state = self.lock();
+        let next = match &state.standing {
+            Standing::Live(id, _) if *id == file => Standing::Clean,
+            Standing::Removed(Some((id, _))) if *id == file => Standing::Removed(None),
+            // They went before, and the file may have others by now.
+            Standing::Live(..) | Standing::Removed(_) | Standing::Clean | Standing::Damaged(_) => {
+                return true;
+            }
+        };
+        let is_pending = || self.context.book.upload(file, |upload| upload.is_pending()).unwrap_or(false);
+        if !state.is_closed || state.is_dirty || is_pending() {
+            return false;
+        }
+        if let Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) =
+            mem::replace(&mut state.standing, next)
+        {
+            remove_staging(&staging);
+        }
+        self.context.files.lock().expect("no holder of the lock panics").remove(&file);
+        true
+    }
+}
+
+impl FileState {
+    fn size(&self) -> u64 {
+        match &self.standing {
+            Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) => staging.size(),
+            Standing::Clean | Standing::Removed(None) | Standing::Damaged(_) => {
+                self.base.as_ref().map_or(0, |base| base.valid)
+            }
+        }
+    }
+
+    fn staging(&self) -> Result<&Staging, Error> {
+        match &self.standing {
+            Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) => Ok(staging),
+            Standing::Damaged(why) => Err(damaged(why)),
+            Standing::Clean | Standing::Removed(None) => Err(stopped()),
+        }
+    }
+
+    /// What is seen where nothing is staged.
+    fn show_through(&self, range: ByteRange, pieces: &mut Vec<Piece>) {
+        let valid = self.base.as_ref().map_or(0, |base| base.valid);
+        if let Some(base) = self.base.as_ref().filter(|_| range.start < valid) {
+            pieces.push(Piece::Base { object: base.object.clone(), range: range.clip(valid) });
+        }
+        if range.end > valid.max(range.start) {
+            pieces.push(Piece::Zeros(range.end - valid.max(range.start)));
+        }
+    }
+
+    fn content(&self, snapshot: &Snapshot) -> Content {
+        let size = snapshot.size();
+        Content {
+            session: self.session,
+            size,
+            extents: snapshot.extents().to_vec(),
+            base: self.base.clone().map(|base| base.cut(size)),
+            dirty: self.dirty.within(ByteRange::new(0, size)).collect(),
+            change: self.since.clone(),
+            attributes: self.attributes.clone(),
+        }
+    }
+
+    /// What a commit returns when there is nothing to commit.
+    fn unchanged_object(&self) -> Result<ObjectMeta, Error> {
+        let base = self.base.as_ref().ok_or_else(stopped)?;
+        Ok(ObjectMeta {
+            id: base.object.clone(),
+            modified: self.attributes.mtime.unwrap_or_default(),
+            attributes: Some(self.attributes.clone()),
+            token: None,
+            crc64: None,
+        })
+    }
+}
+
+impl Drop for WriteFile {
+    fn drop(&mut self) {
+        // A removed file whose handles are gone leaves nothing behind; the record of it is closed by the next mount.
+        let state = self.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Standing::Removed(Some((_, staging))) = &state.standing {
+            remove_staging(staging);
+        }
+    }
+}
+
+impl std::fmt::Debug for WriteFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteFile").field("key", &self.key()).finish_non_exhaustive()
+    }
+}
+
+/// No change since this content.
+fn unchanged(content: &Content) -> Change {
+    Change { session: content.session, dirty: RangeSet::default(), valid: content.size }
+}
+
+fn remove_staging(staging: &Staging) {
+    if let Err(error) = staging.remove() {
+        log::warn!("Staging file {} is no longer needed but cannot be removed: {error}", staging.id());
+    }
+}
+
+impl From<StagingError> for Error {
+    fn from(error: StagingError) -> Error {
+        match error {
+            StagingError::Full { limit } => Error::StagingFull { limit },
+            StagingError::Io { errno, detail } => Error::Staging { errno, detail },
+        }
+    }
+}
+
+/// A failed local file call.
+pub(in crate::write) fn local_error(what: &str, error: &std::io::Error) -> Error {
+    Error::Staging { errno: error.raw_os_error().unwrap_or(libc::EIO), detail: format!("{what}: {error}") }
+}
+
+fn damaged(why: &str) -> Error {
+    Error::Staging { errno: libc::EIO, detail: why.to_owned() }
+}
+
+fn removed() -> Error {
+    Error::Staging { errno: libc::ENOENT, detail: "the file was removed before its upload".to_owned() }
+}
+
+/// The writer has been shut down.
+pub(in crate::write) fn stopped() -> Error {
+    Error::Staging {
+        errno: libc::ESHUTDOWN,
+        detail: "the mount is shutting down; the next one goes on".to_owned(),
+    }
+}

@@ -1,0 +1,403 @@
+//! The one owner of all uploads: waits for whatever comes first, folds it in, starts what is wanted.
+//!
+//! `run` waits and everything else is synchronous. Each fact is journaled before it is acted upon. Effects run as
+//! tasks, at most `requests_max` at once with at most `memory_bytes` of bodies (one body larger than that runs alone).
+//!
+//! Order: contents somebody waits for go first, then sealed ones, then parts of files still being written; among
+//! equals the smaller goes first. Of one name, files are committed in the order in which they were opened. Of one file,
+//! the newest sealed content is the one to send, unless an older one is being committed this moment.
+//!
+//! What cannot be reached is tried again for ever with growing pauses; what is refused is tried again now and then, and
+//! at once when somebody asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::observe::{Gauge, task};
+use crate::types::Key;
+use crate::write::context::{Command, Context, Urgency};
+use crate::write::scheduler::sender::Work;
+use crate::write::upload::{Effect, FileId};
+use crate::write::{Error, WriteFile};
+
+mod backoff;
+mod facts;
+mod job;
+mod results;
+mod sender;
+
+pub use backoff::pause;
+pub use job::Job;
+use job::{Flight, Rank, Request};
+use results::Done;
+
+/// How long a file must not be synced again before a content sealed by a sync is uploaded.
+const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long after a change it is noted what an unsealed file holds.
+const NOTE_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Effects of one session that are looked at when one is to be started; more than can run at once in most setups.
+const EFFECTS_SEEN_MAX: usize = 64;
+
+/// The owner of all uploads.
+pub struct Scheduler {
+    context: Arc<Context>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// Results of effects. Holds at most `requests_max`.
+    done: mpsc::UnboundedReceiver<Done>,
+    report: mpsc::UnboundedSender<Done>,
+    jobs: BTreeMap<FileId, Job>,
+    /// Jobs that have something to start now.
+    ready: BTreeSet<(Rank, FileId)>,
+    /// When jobs want to be looked at again.
+    timers: BTreeSet<(Instant, FileId)>,
+    /// Files with pending contents by name, in the order in which they are to be committed.
+    names: BTreeMap<Key, BTreeSet<FileId>>,
+    in_flight: usize,
+    serial: u64,
+    memory: u64,
+    moves: usize,
+    drains: Vec<oneshot::Sender<()>>,
+    is_checkpointing: bool,
+}
+
+impl Scheduler {
+    /// A scheduler for jobs left by an earlier process.
+    pub fn new(
+        context: Arc<Context>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        left: BTreeMap<FileId, Job>,
+    ) -> Scheduler {
+        let (report, done) = mpsc::unbounded_channel();
+        let mut scheduler = Scheduler {
+            context,
+            commands,
+            done,
+            report,
+            jobs: left,
+            ready: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            names: BTreeMap::new(),
+            in_flight: 0,
+            serial: 0,
+            memory: 0,
+            moves: 0,
+            drains: Vec::new(),
+            is_checkpointing: false,
+        };
+        let files: Vec<FileId> = scheduler.jobs.keys().copied().collect();
+        files.iter().for_each(|file| scheduler.enter_name(*file));
+        files.into_iter().for_each(|file| scheduler.touch(file));
+        scheduler
+    }
+
+    /// Runs until it is shut down or nobody is left to give commands.
+    pub async fn run(mut self) {
+        loop {
+            self.start_ready();
+            self.answer_drains();
+            let next_timer = self.timers.first().map(|(at, _)| *at);
+            let timer = async {
+                match next_timer {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown(reply)) => return self.stop(reply).await,
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                done = self.done.recv() => {
+                    let done = done.expect("the scheduler keeps a sender");
+                    let file = done.file;
+                    self.finished(done);
+                    self.touch(file);
+                }
+                () = timer => self.wake(),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let file = match command {
+            Command::Opened(file, handle) => {
+                self.jobs.insert(file, Job::new(Some(handle)));
+                file
+            }
+            Command::Changed(file) => {
+                self.with_job(file, |job| job.note_at = Some(Instant::now() + NOTE_DELAY));
+                file
+            }
+            Command::Passed(file, passed) => {
+                self.with_job(file, |job| job.passed = job.passed.max(passed));
+                file
+            }
+            Command::Sealed { file, session, snapshot, urgency } => {
+                self.with_job(file, |job| {
+                    job.next = Some((session, snapshot));
+                    job.note_at = None;
+                    job.not_before = match urgency {
+                        Urgency::Now => None,
+                        Urgency::Later => Some(Instant::now() + SYNCED_UPLOAD_DELAY),
+                    };
+                });
+                file
+            }
+            Command::Wanted(file) => {
+                self.with_job(file, |job| {
+                    job.is_wanted = true;
+                    job.retry_at = None;
+                    job.not_before = None;
+                });
+                file
+            }
+            Command::Closed(file) => {
+                self.with_job(file, |job| job.not_before = None);
+                file
+            }
+            Command::Rename { file, key, expected, reply } => {
+                self.request(file, Request::Rename { key, expected, reply });
+                file
+            }
+            Command::GiveUp { file, by, reply } => {
+                self.request(file, Request::GiveUp { by, reply });
+                file
+            }
+            Command::Verified { file, damage } => {
+                self.with_job(file, |job| (job.is_held, job.damage) = (false, damage));
+                file
+            }
+            Command::BeginSynced(file, result) => {
+                self.with_job(file, |job| job.is_held = false);
+                if let Err(error) = result {
+                    self.begin_not_durable(file, error);
+                }
+                file
+            }
+            Command::CheckpointEnded => {
+                self.is_checkpointing = false;
+                return;
+            }
+            Command::MoveBegun => {
+                self.moves += 1;
+                return;
+            }
+            Command::MoveEnded => {
+                self.moves -= 1;
+                return;
+            }
+            Command::Drained(reply) => {
+                self.drains.push(reply);
+                return;
+            }
+            Command::Shutdown(_) => unreachable!("the loop takes it"),
+        };
+        self.touch(file);
+    }
+
+    fn with_job(&mut self, file: FileId, change: impl FnOnce(&mut Job)) {
+        if let Some(job) = self.jobs.get_mut(&file) {
+            change(job);
+        }
+    }
+
+    fn request(&mut self, file: FileId, request: Request) {
+        let is_known = self.context.book.upload(file, |_| ()).is_some();
+        if !is_known {
+            request.answer(Err(Error::Staging {
+                errno: libc::ENOENT,
+                detail: "there is no such upload".to_owned(),
+            }));
+            return;
+        }
+        // What an earlier process left and nobody has opened has no job until something is to be done.
+        self.jobs.entry(file).or_insert_with(|| Job::new(None)).requests.push(request);
+    }
+
+    fn wake(&mut self) {
+        let now = Instant::now();
+        while let Some((at, file)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            self.with_job(file, |job| job.timer = None);
+            self.note(file, now);
+            self.touch(file);
+        }
+    }
+
+    fn note(&mut self, file: FileId, now: Instant) {
+        let Some(job) = self.jobs.get_mut(&file) else { return };
+        if job.note_at.take_if(|at| *at <= now).is_some()
+            && let Some(handle) = &job.file
+            && let Err(error) = handle.note_progress()
+        {
+            log::warn!("What {} holds cannot be noted: {error}", handle.key());
+        }
+    }
+
+    /// Does what can be done at once for a job, and puts it where it belongs.
+    fn touch(&mut self, file: FileId) {
+        self.serve_requests(file);
+        self.quarantine_damage(file);
+        while self.local_step(file) {}
+        self.enter_name(file);
+        self.finish(file);
+        let Some(job) = self.jobs.get_mut(&file) else { return };
+        if let Some(rank) = job.rank.take() {
+            self.ready.remove(&(rank, file));
+        }
+        if let Some(at) = job.timer.take() {
+            self.timers.remove(&(at, file));
+        }
+        let now = Instant::now();
+        let wanted = self.context.book.upload(file, |upload| {
+            let effects = upload.effects(&self.context.rules, job.passed, EFFECTS_SEEN_MAX);
+            job.startable(effects, now).map(|_| job.rank_of(upload))
+        });
+        if let Some(Some(rank)) = wanted {
+            job.rank = Some(rank);
+            self.ready.insert((rank, file));
+        }
+        job.timer = job.next_timer(now);
+        if let Some(at) = job.timer {
+            self.timers.insert((at, file));
+        }
+        self.checkpoint_if_due();
+    }
+
+    fn start_ready(&mut self) {
+        while self.in_flight < self.context.options.requests_max.max(1) {
+            let Some((_, file)) = self.ready.first().copied() else { return };
+            if !self.start_one(file) {
+                return;
+            }
+            self.touch(file);
+        }
+    }
+
+    /// Starts the first startable effect of a job. Says no when memory does not allow it now.
+    fn start_one(&mut self, file: FileId) -> bool {
+        let now = Instant::now();
+        let context = Arc::clone(&self.context);
+        let Some(job) = self.jobs.get_mut(&file) else { return true };
+        let work = context.book.upload(file, |upload| {
+            let effects = upload.effects(&context.rules, job.passed, EFFECTS_SEEN_MAX);
+            job.startable(effects, now).map(|effect| Work::new(upload, effect, &context))
+        });
+        let Some(Some(work)) = work else { return true };
+        let Some(work) = work.with_bytes_of(job) else {
+            // The file has no data any more: whoever took them is about to tell the session.
+            job.retry_at = Some(now + NOTE_DELAY);
+            return true;
+        };
+        let bytes = work.bytes();
+        if self.memory > 0 && self.memory + bytes > context.options.memory_bytes.0 {
+            return false;
+        }
+        self.memory += bytes;
+        self.in_flight += 1;
+        self.serial += 1;
+        let serial = self.serial;
+        let id = work.effect.id();
+        let report = self.report.clone();
+        let handle = task::spawn("upload", async move {
+            let result = work.perform(&context).await;
+            // The scheduler may have been shut down meanwhile.
+            report.send(Done { file, serial, work, result }).ok();
+        });
+        job.flights.insert(id, Flight { serial, bytes, handle: handle.abort_handle() });
+        true
+    }
+
+    /// Files of one name wait for each other; the gauge counts who waits at all.
+    fn enter_name(&mut self, file: FileId) {
+        let Some(job) = self.jobs.get_mut(&file) else { return };
+        let is_pending =
+            |upload: &crate::write::upload::Session| upload.is_pending().then(|| upload.key.clone());
+        let name = self.context.book.upload(file, is_pending).flatten();
+        if job.name == name {
+            return;
+        }
+        let before = std::mem::replace(&mut job.name, name.clone());
+        if let Some(name) = name {
+            self.names.entry(name).or_default().insert(file);
+            if before.is_none() {
+                self.context.metrics.raise(Gauge::UploadsPending, 1);
+            }
+        } else {
+            self.context.metrics.lower(Gauge::UploadsPending, 1);
+        }
+        let Some(before) = before else { return };
+        let Some(waiting) = self.names.get_mut(&before) else { return };
+        waiting.remove(&file);
+        let first = waiting.first().copied();
+        if waiting.is_empty() {
+            self.names.remove(&before);
+        }
+        if let Some(first) = first {
+            self.touch(first);
+        }
+    }
+
+    fn is_first_of_name(&self, file: FileId) -> bool {
+        let name = self.jobs.get(&file).and_then(|job| job.name.as_ref());
+        name.and_then(|name| self.names.get(name))
+            .and_then(BTreeSet::first)
+            .is_none_or(|first| *first == file)
+    }
+
+    fn answer_drains(&mut self) {
+        if self.drains.is_empty() || self.moves > 0 {
+            return;
+        }
+        let can_go_on = |file: &FileId| self.jobs.get(file).is_some_and(|job| !job.is_stuck);
+        if !self.names.values().flatten().any(can_go_on) {
+            // Whoever asked may have stopped waiting.
+            self.drains.drain(..).for_each(|reply| reply.send(()).unwrap_or_default());
+        }
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if self.is_checkpointing || !self.context.book.wants_checkpoint() {
+            return;
+        }
+        self.is_checkpointing = true;
+        let context = Arc::clone(&self.context);
+        task::spawn_blocking("checkpoint", move || {
+            if let Err(error) = context.book.checkpoint() {
+                log::warn!("The journal cannot be shortened: {error}");
+            }
+            context.command(Command::CheckpointEnded);
+        });
+    }
+
+    async fn stop(self, reply: oneshot::Sender<()>) {
+        for flight in self.jobs.values().flat_map(|job| job.flights.values()) {
+            flight.handle.abort();
+        }
+        let context = Arc::clone(&self.context);
+        let synced = task::spawn_blocking("sync", move || context.book.checkpoint());
+        match synced.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("The journal cannot be synced at the end: {error}"),
+            Err(error) => log::error!("The journal was not synced at the end: {error}"),
+        }
+        // Whoever asked may have stopped waiting.
+        reply.send(()).ok();
+    }
+}
+
+/// A handle's file, for jobs that have one.
+fn name_of(file: Option<&Arc<WriteFile>>) -> String {
+    file.map_or_else(|| "an upload of an earlier mount".to_owned(), |file| file.key().to_string())
+}
+
+/// Whether an effect is done without the store.
+fn is_local(effect: &Effect) -> bool {
+    effect.id() == crate::write::upload::EffectId::Local
+}

@@ -1,0 +1,164 @@
+//! The directory of staging files, and the limit on the bytes they take together.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::fs::{CWD, RenameFlags};
+
+use crate::durable::{Disk, RealDisk};
+use crate::observe::{Counter, Gauge, Metrics};
+use crate::types::{ByteRange, ByteSize};
+use crate::write::extents::{Extent, Layout, LocalFile};
+use crate::write::staging::local::{LocalFiles, bytes_on_disk, file_name, id_in_name};
+use crate::write::staging::{ReopenError, Staging, StagingError};
+
+/// The directory of staging files and the bytes they may take together.
+///
+/// The limit is kept at admission: a write that needs another page beyond it is refused before it changes anything.
+#[derive(Debug)]
+pub struct StagingArea {
+    directory: PathBuf,
+    bytes_max: ByteSize,
+    metrics: Arc<Metrics>,
+    /// A leaf lock: nothing else is locked while it is held.
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Bytes of pages of all files here, leftovers included.
+    used: u64,
+    /// Bytes of those files that no living [`Staging`] has.
+    leftovers: BTreeMap<u64, u64>,
+}
+
+impl StagingArea {
+    /// Opens the directory (made, mode 0700, when absent). Files of an earlier process are counted at once.
+    pub fn open(
+        directory: &Path,
+        bytes_max: ByteSize,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Arc<StagingArea>> {
+        RealDisk.create_directory(directory)?;
+        let mut ledger = Ledger::default();
+        for name in RealDisk.list(directory)? {
+            if let Some(id) = id_in_name(&name) {
+                let bytes = bytes_on_disk(&directory.join(name))?;
+                *ledger.leftovers.entry(id).or_default() += bytes;
+                ledger.used += bytes;
+            }
+        }
+        metrics.set(Gauge::StagingBytes, ledger.used);
+        let directory = directory.to_owned();
+        Ok(Arc::new(StagingArea { directory, bytes_max, metrics, ledger: Mutex::new(ledger) }))
+    }
+
+    /// An empty file. Local files are made by the first write. `id` was never used in this directory.
+    pub fn create(self: &Arc<Self>, id: u64) -> Staging {
+        Staging::new(Arc::clone(self), id, LocalFiles::new(&self.directory, id), Layout::default(), 0)
+    }
+
+    /// Takes up the files of an earlier process with the extents of its last sealed snapshot; what else they hold stays
+    /// on disk and counts, until it is overwritten or removed. With no extents and size 0 it is a way to
+    /// [`Staging::remove`] a leftover.
+    pub fn reopen(self: &Arc<Self>, id: u64, extents: &[Extent], size: u64) -> Result<Staging, ReopenError> {
+        check_extents(extents, size)?;
+        let files = LocalFiles::new(&self.directory, id);
+        let failed = |file, source| ReopenError::Io { path: files.path(file).to_owned(), source };
+        let mut pages = Vec::new();
+        for file in [LocalFile::Home, LocalFile::Spill] {
+            let len = files.open_existing(file).map_err(|error| failed(file, error))?;
+            let ends =
+                extents.iter().map(Extent::local).filter(|(of, _)| *of == file).map(|(_, range)| range.end);
+            let needed = ends.max().unwrap_or(0);
+            if len < needed {
+                return Err(ReopenError::Short { path: files.path(file).to_owned(), len, needed });
+            }
+            pages.push(files.pages(file).map_err(|error| failed(file, error))?);
+        }
+        let spill_pages = pages.pop().expect("one for each file");
+        let home_pages = pages.pop().expect("one for each file");
+        let layout = Layout::restore(extents, home_pages, spill_pages);
+        self.update(|ledger| {
+            ledger.used -= ledger.leftovers.remove(&id).unwrap_or(0);
+            ledger.used += layout.bytes_taken();
+        });
+        Ok(Staging::new(Arc::clone(self), id, files, layout, size))
+    }
+
+    /// Ids that have files here and no living [`Staging`], ascending.
+    pub fn leftovers(&self) -> Vec<u64> {
+        self.lock().leftovers.keys().copied().collect()
+    }
+
+    /// Moves a leftover's files into `to` (made when absent, on the same file system), where they no longer count.
+    /// Returns their new paths. Fails rather than replace a file there.
+    pub fn quarantine(&self, id: u64, to: &Path) -> io::Result<Vec<PathBuf>> {
+        RealDisk.create_directory(to)?;
+        let mut moved = Vec::new();
+        for file in [LocalFile::Home, LocalFile::Spill] {
+            let (from, to) = (self.directory.join(file_name(id, file)), to.join(file_name(id, file)));
+            if fs::exists(&from)? {
+                rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE)?;
+                moved.push(to);
+            }
+        }
+        RealDisk.sync_directory(to)?;
+        RealDisk.sync_directory(&self.directory)?;
+        self.update(|ledger| ledger.used -= ledger.leftovers.remove(&id).unwrap_or(0));
+        self.metrics.add(Counter::Quarantined, 1);
+        Ok(moved)
+    }
+
+    /// Bytes taken by all files, in whole pages.
+    pub fn used(&self) -> ByteSize {
+        ByteSize(self.lock().used)
+    }
+
+    /// Takes bytes of new pages, if the limit allows.
+    pub(in crate::write) fn admit(&self, bytes: u64) -> Result<(), StagingError> {
+        self.update(|ledger| {
+            // Within the pages it has, a file can be rewritten even when a lowered limit is exceeded.
+            if bytes > 0 && ledger.used.saturating_add(bytes) > self.bytes_max.0 {
+                return Err(StagingError::Full { limit: self.bytes_max });
+            }
+            ledger.used += bytes;
+            Ok(())
+        })
+    }
+
+    /// Gives bytes back.
+    pub(in crate::write) fn release(&self, bytes: u64) {
+        self.update(|ledger| ledger.used -= bytes);
+    }
+
+    /// The files of this id go on existing without anybody who has them open.
+    pub(in crate::write) fn leave(&self, id: u64, bytes: u64) {
+        self.update(|ledger| ledger.leftovers.insert(id, bytes));
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut ledger = self.lock();
+        let result = change(&mut ledger);
+        self.metrics.set(Gauge::StagingBytes, ledger.used);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no holder of the lock panics")
+    }
+}
+
+fn check_extents(extents: &[Extent], size: u64) -> Result<(), ReopenError> {
+    let mut at = 0;
+    for ByteRange { start, end } in extents.iter().map(|extent| extent.range) {
+        if start < at || start == end || end > size {
+            return Err(ReopenError::Extents { at: start });
+        }
+        at = end;
+    }
+    Ok(())
+}
