@@ -316,7 +316,7 @@ impl CachedObject {
                 let bytes = match disk.recent.get(self.name, chunk) {
                     Some(bytes) => bytes,
                     None => {
-                        let mut bytes = vec![0; whole.len() as usize];
+                        let mut bytes = disk.recent.buffer(whole.len() as usize);
                         if !pair.read_chunk(chunk, &mut bytes) {
                             return Err(chunk);
                         }

@@ -55,7 +55,12 @@ fn scan_shard(volume_directory: &Path, shard: &str) -> io::Result<Vec<Found>> {
     let mut halves: HashMap<Name, Halves> = HashMap::new();
     for entry in fs::read_dir(volume_directory.join(shard))? {
         let entry = entry?;
-        let metadata = entry.metadata()?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // A damaged object was opened, and removed, meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         let file = entry.file_name().into_string().unwrap_or_default();
         let as_data = file.strip_suffix(DATA_SUFFIX).and_then(|stem| Name::parse(shard, stem));
         let as_map = file.strip_suffix(MAP_SUFFIX).and_then(|stem| Name::parse(shard, stem));

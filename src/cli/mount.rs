@@ -55,8 +55,9 @@ fn in_foreground(config: Config) -> Result<Exit, Failure> {
 
 fn into_background(config: &Config, typed: &[OsString]) -> Result<Exit, Failure> {
     let no_start = |error: &dyn std::fmt::Display| {
+        let log = config.background_log().file.map(|log| format!("look into {}, or ", log.display()));
         Failure::new(Exit::Failure, format!("cannot go into the background: {error}"))
-            .hint("try --foreground, which shows more")
+            .hint(format!("{}try --foreground", log.unwrap_or_default()))
     };
     let program = std::env::current_exe().map_err(|error| no_start(&error))?;
     let mut command = Command::new(program);
@@ -81,14 +82,17 @@ fn behind(arguments: &MountArguments) -> Result<Exit, Failure> {
     let reporter = Reporter::leave_terminal()
         .map_err(|error| Failure::new(Exit::Failure, format!("cannot leave the terminal: {error}")))?;
     let mut reporter = Some(reporter);
-    let result = configure(arguments).and_then(|config| serve_behind(config, &mut reporter));
-    if let (Err(failure), Some(reporter)) = (&result, reporter) {
-        let Failure { exit, message, hint } = failure.clone();
-        if let Err(error) = reporter.report(&Report::Failed { exit: exit.code(), message, hint }) {
-            log::error!("{}; and nobody waits for this message: {error}", failure.message);
-        }
+    let failure = match configure(arguments).and_then(|config| serve_behind(config, &mut reporter)) {
+        Ok(exit) => return Ok(exit),
+        Err(failure) => failure,
+    };
+    log::error!("{}", failure.message);
+    let Failure { exit, message, hint } = failure;
+    let report = Report::Failed { exit: exit.code(), message, hint };
+    if let Some(Err(error)) = reporter.map(|reporter| reporter.report(&report)) {
+        log::error!("Nobody waits for this message: {error}");
     }
-    result
+    Ok(exit)
 }
 
 fn serve_behind(config: Config, reporter: &mut Option<Reporter>) -> Result<Exit, Failure> {
@@ -109,9 +113,6 @@ fn serve_behind(config: Config, reporter: &mut Option<Reporter>) -> Result<Exit,
         let reporter = reporter.take().expect("a mount becomes ready once");
         reporter.report(&Report::Ready { pid: std::process::id(), log: log_file, recovered })
     });
-    if let Err(error) = &left {
-        log::error!("Not mounted: {error}");
-    }
     Ok(farewell(&left?))
 }
 

@@ -13,6 +13,7 @@ use crate::durable::Lease;
 use crate::fs::{self, FileSystem};
 use crate::fuse::Session;
 use crate::mount::Error;
+use crate::mount::life::Rooms;
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::Reader;
@@ -22,10 +23,8 @@ use crate::write::Writer;
 /// Everything that a mount consists of, the control socket excepted.
 #[derive(Debug)]
 pub struct Assembly {
-    /// The file operations; they hold everything below them.
-    pub fs: Arc<FileSystem>,
-    /// The kernel's side.
-    pub session: Arc<Session>,
+    /// The file operations, which hold everything below them, and the kernel's side.
+    pub rooms: Rooms,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Uploads of an earlier mount that go on.
@@ -51,7 +50,7 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     fs.start(recovered, events);
     match mount(&fs, config).await {
         Ok(session) => {
-            Ok(Assembly { fs, session: Arc::new(session), metrics, recovered: recovered_count, lease })
+            Ok(Assembly { rooms: Rooms { fs, session }, metrics, recovered: recovered_count, lease })
         }
         Err(error) => {
             fs.shutdown().await;

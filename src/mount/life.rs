@@ -5,31 +5,78 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::control::{Answer, ErrorCode};
 use crate::fs::FileSystem;
 use crate::fuse::Session;
 use crate::mount::operator::EndRequest;
 use crate::mount::phase::{Cause, Patience, Phase};
-use crate::mount::signals::Signals;
 use crate::observe::task;
 
 /// Longest that programs with open files keep a detached mount from ending.
 const DETACHED_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// A mount that is being served.
+/// What is ended: the rooms below, or what stands for them in tests.
+#[async_trait]
+pub trait Body: Send + Sync + 'static {
+    /// Takes the mount off its directory; with [`Detach::No`] it fails while files are open. May block.
+    fn unmount(&self, detach: Detach) -> io::Result<()>;
+    /// Waits until the kernel has ended the session.
+    async fn ended(&self);
+    /// Waits until all is in the bucket or cannot go on.
+    async fn drained(&self);
+    /// Stops; what is not in the bucket goes on at the next mount.
+    async fn shutdown(&self);
+}
+
+/// Whether a mount is taken off while files are open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detach {
+    /// It is, and ends when they are closed.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// The rooms of a mount.
 #[derive(Debug)]
-pub struct Life {
+pub struct Rooms {
     /// The file operations.
     pub fs: Arc<FileSystem>,
     /// The kernel's side.
-    pub session: Arc<Session>,
-    /// Signals that end it.
-    pub signals: Signals,
+    pub session: Session,
+}
+
+#[async_trait]
+impl Body for Rooms {
+    fn unmount(&self, detach: Detach) -> io::Result<()> {
+        self.session.unmount(detach == Detach::Yes)
+    }
+
+    async fn ended(&self) {
+        self.session.ended().await;
+    }
+
+    async fn drained(&self) {
+        self.fs.drained().await;
+    }
+
+    async fn shutdown(&self) {
+        self.fs.shutdown().await;
+    }
+}
+
+/// A mount that is being served.
+pub struct Life {
+    /// What is ended.
+    pub body: Arc<dyn Body>,
+    /// Names of signals that came.
+    pub signals: mpsc::Receiver<&'static str>,
     /// Clients' wishes to end it.
     pub ends: mpsc::Receiver<EndRequest>,
     /// What it is doing, for all to see.
@@ -56,7 +103,7 @@ impl Life {
     /// Takes a mount apart that nobody has used yet.
     pub async fn cancel(self) {
         self.let_go().await;
-        self.fs.shutdown().await;
+        self.body.shutdown().await;
         self.enter(Phase::Stopped);
     }
 
@@ -65,7 +112,7 @@ impl Life {
         let mut waiting = Vec::new();
         let cause = self.serve(&mut waiting).await;
         self.drain(cause, &mut waiting).await;
-        self.fs.shutdown().await;
+        self.body.shutdown().await;
         self.enter(Phase::Stopped);
         waiting
     }
@@ -130,42 +177,39 @@ impl Life {
         let is_serving = matches!(*self.phase.borrow(), Phase::Recovering | Phase::Serving);
         let patience = async {
             match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            name = self.signals.next() => News::Signal(name),
+            Some(name) = self.signals.recv() => News::Signal(name),
             Some(request) = self.ends.recv() => News::EndWanted(request),
-            () = self.session.ended(), if is_serving => News::KernelEnded,
+            () = self.body.ended(), if is_serving => News::KernelEnded,
             () = patience => News::DeadlineReached,
-            () = self.fs.drained(), if until_drained => News::Drained,
+            () = self.body.drained(), if until_drained => News::Drained,
         }
     }
 
     /// Ends the kernel's side, whoever still has files open.
     async fn let_go(&self) {
-        if timeout(Duration::ZERO, self.session.ended()).await.is_ok() {
+        if timeout(Duration::ZERO, self.body.ended()).await.is_ok() {
             return;
         }
         if let Err(error) = self.unmount(Detach::Yes).await {
             log::debug!("Detaching: {error}");
         }
-        if timeout(DETACHED_WAIT_MAX, self.session.ended()).await.is_err() {
+        if timeout(DETACHED_WAIT_MAX, self.body.ended()).await.is_err() {
             log::warn!("Programs still have files open; their next call fails");
         }
     }
 
     /// Takes the mount off and waits until the kernel has ended the session.
     async fn unmount(&self, detach: Detach) -> io::Result<()> {
-        let session = Arc::clone(&self.session);
-        let unmounting = task::spawn_blocking("unmount", move || match detach {
-            Detach::Yes => session.unmount(true),
-            Detach::No => session.unmount(false),
-        });
+        let body = Arc::clone(&self.body);
+        let unmounting = task::spawn_blocking("unmount", move || body.unmount(detach));
         unmounting.await.map_err(io::Error::other)??;
-        if timeout(DETACHED_WAIT_MAX, self.session.ended()).await.is_err() {
+        if timeout(DETACHED_WAIT_MAX, self.body.ended()).await.is_err() {
             log::debug!("The kernel has not ended the session yet");
         }
         Ok(())
@@ -176,12 +220,6 @@ impl Life {
         debug_assert!(before.may_become(next), "{before:?} cannot become {next:?}");
         log::debug!("{before:?} becomes {next:?}");
     }
-}
-
-#[derive(Clone, Copy)]
-enum Detach {
-    Yes,
-    No,
 }
 
 fn refusal(error: &io::Error) -> Answer {
@@ -198,3 +236,7 @@ pub fn answer(request: EndRequest, answer: Answer) {
         log::debug!("The client that asked to unmount has gone");
     }
 }
+
+#[cfg(test)]
+#[path = "life_tests.rs"]
+mod tests;

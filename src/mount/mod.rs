@@ -80,13 +80,14 @@ async fn serve_on_runtime(
         assembled = assemble(&config) => assembled?,
         name = signals.next() => return Err(Error::Interrupted(name)),
     };
-    let Assembly { fs, session, metrics, recovered, lease } = assembly;
+    let Assembly { rooms, metrics, recovered, lease } = assembly;
+    let fs = Arc::clone(&rooms.fs);
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (ends_sender, ends) = mpsc::channel(END_REQUESTS_MAX);
     let drain_timeout = config.drain_timeout;
     let control = config.control.clone();
     let desk = Desk::new(config, Arc::clone(&fs), metrics, phase_seen, ends_sender);
-    let life = Life { fs: Arc::clone(&fs), session, signals, ends, phase, drain_timeout };
+    let life = Life { body: Arc::new(rooms), signals: signals.into_channel(), ends, phase, drain_timeout };
 
     let server = match Server::start(&control, Arc::clone(&desk) as Arc<dyn crate::control::Operator>) {
         Ok(server) => server,

@@ -1,6 +1,8 @@
-//! The life of a mount, and how long its end may take. Pure: time is passed in.
+//! The life of a mount, and how long its end may take. Pure: time is passed in (tokio's, which tests can turn).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::control::PhaseView;
 

@@ -3,6 +3,12 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::observe::task;
+
+/// Signals that wait to be taken up; the third one already has nothing left to hurry.
+const SIGNALS_MAX: usize = 4;
 
 /// SIGTERM, SIGINT and SIGHUP, caught from the moment this is made.
 #[derive(Debug)]
@@ -29,5 +35,12 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.hangup.recv() => "SIGHUP",
         }
+    }
+
+    /// Signals as messages, from now on.
+    pub fn into_channel(mut self) -> mpsc::Receiver<&'static str> {
+        let (sender, receiver) = mpsc::channel(SIGNALS_MAX);
+        task::spawn("signals", async move { while sender.send(self.next().await).await.is_ok() {} });
+        receiver
     }
 }

@@ -58,6 +58,7 @@ impl Budget {
     }
 
     /// Bytes held or promised.
+    #[cfg(test)]
     pub(crate) fn used(&self) -> u64 {
         self.used
     }

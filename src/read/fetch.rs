@@ -22,6 +22,9 @@ use crate::read::{Error, Shared};
 use crate::store::{self, Body, ErrorKind, GetOptions, Op};
 use crate::types::{ByteRange, ObjectId};
 
+/// A failure that may be over at the next try.
+const LATER: ErrorKind = ErrorKind::Unavailable { retry_after: None };
+
 /// The bytes of one version of one object, as fetches and streams share them.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -73,6 +76,10 @@ impl Fetch {
                 Step::Bytes(bytes) => {
                     patience.on_bytes(bytes.len() as u64, Instant::now());
                     self.take(bytes).await;
+                    // The news that nobody is interested may have come while somebody still waited.
+                    if !self.flight.is_wanted() && self.cancel() {
+                        return;
+                    }
                 }
                 Step::Failed(error) => {
                     body = None;
@@ -226,7 +233,8 @@ impl Fetch {
     /// Tells everyone who still waits.
     fn give_up(&self, error: &Error) {
         self.flight.end();
-        let waiters = self.source.shared.table().fail(self.source.number, self.source.grid, self.rest());
+        let waiters =
+            self.source.shared.table().fail(self.source.number, self.source.grid, &self.flight, self.rest());
         for waiter in waiters {
             let _ = waiter.send(Err(error.clone()));
         }
@@ -246,10 +254,9 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         self.flight.end();
         // Waiters of a fetch that was cut off by a panic or the runtime's end learn it by their channel's.
-        let waiters = self.source.shared.table().fail(self.source.number, self.source.grid, self.rest());
+        let waiters =
+            self.source.shared.table().fail(self.source.number, self.source.grid, &self.flight, self.rest());
         drop(waiters);
         self.source.shared.freed.notify_waiters();
     }
 }
-
-const LATER: ErrorKind = ErrorKind::Unavailable { retry_after: None };

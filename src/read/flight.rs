@@ -111,7 +111,8 @@ impl Flight {
         self.unwanted.notified().await;
     }
 
-    fn is_wanted(&self) -> bool {
+    /// Whether a stream is interested.
+    pub(crate) fn is_wanted(&self) -> bool {
         self.interested.load(Ordering::Acquire) > 0
     }
 }
@@ -291,16 +292,21 @@ impl Table {
         if flight.is_wanted() || is_awaited {
             return false;
         }
-        self.fail(number, grid, rest);
+        self.fail(number, grid, flight, rest);
         true
     }
 
-    /// Ends a flight's remaining chunks. Those returned must be answered.
-    pub(crate) fn fail(&mut self, number: u64, grid: Grid, rest: ByteRange) -> Vec<Waiter> {
+    /// Ends a flight's remaining chunks, as far as they are its own: it may have ended before, and another may have
+    /// begun. Those returned must be answered.
+    pub(crate) fn fail(&mut self, number: u64, grid: Grid, flight: &Flight, rest: ByteRange) -> Vec<Waiter> {
         let mut all = Vec::new();
         for chunk in grid.chunks(rest) {
             let place = Place { object: number, chunk };
-            if let Some(Chunk::Fetching { waiters, .. }) = self.chunks.remove(&place) {
+            let is_own = match self.chunks.get(&place) {
+                Some(Chunk::Fetching { flight: other, .. }) => std::ptr::eq(&**other, flight),
+                Some(Chunk::Present(_)) | None => false,
+            };
+            if is_own && let Some(Chunk::Fetching { waiters, .. }) = self.chunks.remove(&place) {
                 all.extend(waiters);
                 self.budget.give_back(grid.range_of(chunk).len());
                 self.leave(number);
@@ -464,6 +470,10 @@ mod tests {
         drop(waiting);
         assert!(table.cancel(number, GRID, &flight, flight.range));
         assert_eq!(table.budget().used(), 0);
+        let next = fetch(&mut table, number, flight.range);
+        assert!(table.fail(number, GRID, &flight, flight.range).is_empty());
+        assert_eq!(table.budget().used(), 30, "the end of a flight is not that of the next one");
+        table.fail(number, GRID, &next, next.range);
         assert_eq!(table.state(number, GRID, ByteRange::new(0, 95)), Default::default());
     }
 
