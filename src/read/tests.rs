@@ -236,6 +236,21 @@ async fn a_sequential_read_fetches_each_byte_once_within_its_memory() {
 }
 
 #[tokio::test]
+async fn sequential_readers_that_share_too_little_memory_still_fetch_each_byte_once() {
+    let bench = Bench::uncached();
+    let mut streams = Vec::new();
+    for key in ["a", "bc", "def", "ghij"] {
+        streams.push(bench.reader.open(bench.put(key, 12 * MIB).await));
+    }
+    for range in ByteRange::new(0, 12 * MIB).split(128 * KIB) {
+        for stream in &streams {
+            read_either_way(stream, range).await;
+        }
+    }
+    assert_eq!(bench.fetched(), 4 * 12 * MIB);
+}
+
+#[tokio::test]
 async fn a_random_reader_fetches_just_its_chunks() {
     let bench = Bench::cached();
     let id = bench.put("random", 32 * MIB).await;
