@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 
 use crate::cache::{self, ChunkCache};
-use crate::observe::{Counter, Metrics};
+use crate::observe::{Counter, Metrics, task};
 use crate::read::{Error, Options, ReadStream, Reader};
 use crate::store::wrap::{Action, FaultStore, Rule, When};
 use crate::store::{ErrorKind, MemoryStore, ObjectStore, Op, PutOptions, UploadKind};
@@ -412,14 +412,17 @@ async fn reading_now_never_waits_and_needs_no_runtime() {
     assert_eq!(bench.gets(), 0);
     read(&stream, first).await;
     let (reader, other) = (bench.reader.clone(), stream.clone());
-    let on_a_thread = std::thread::spawn(move || {
+    let (told, answer) = tokio::sync::oneshot::channel();
+    let on_a_thread = task::thread("not-of-the-runtime", move || {
         let mut out = b"before".to_vec();
-        assert!(other.read_now(first, &mut out));
-        check(other.object(), first, &out[6..]);
-        let second = reader.open(other.object().clone());
-        assert!(second.read_now(first, &mut out));
+        let at_once = other.read_now(first, &mut out);
+        let also_by_others = reader.open(other.object().clone()).read_now(first, &mut Vec::new());
+        told.send((at_once, also_by_others, out)).unwrap();
     });
-    tokio::task::spawn_blocking(|| on_a_thread.join().unwrap()).await.unwrap();
+    assert!(on_a_thread.is_ok());
+    let (at_once, also_by_others, out) = answer.await.unwrap();
+    assert!(at_once && also_by_others);
+    check(&id, first, &out[6..]);
 }
 
 #[tokio::test]
