@@ -130,7 +130,6 @@ impl ReadStream {
         for piece in range.split(self.piece_bytes) {
             let target = self.steer(piece);
             self.read_piece(piece, target, &mut pieces).await?;
-            self.prefetch();
         }
         Ok(joined(pieces, range.len()))
     }
@@ -145,6 +144,8 @@ impl ReadStream {
         let mut cut_off = 0;
         while at < piece.end {
             let tickets = self.engage_when_room(ByteRange::new(at, piece.end), target).await?;
+            // Before waiting, so that what comes next is on its way meanwhile.
+            self.prefetch();
             match self.serve(at, tickets, pieces).await? {
                 Served::All => at = piece.end,
                 Served::Missed(to) => at = to,

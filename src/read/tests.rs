@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 
 use crate::cache::{self, ChunkCache};
-use crate::observe::{Counter, Metrics};
+use crate::observe::{Counter, Metrics, task};
 use crate::read::{Error, Options, ReadStream, Reader};
 use crate::store::wrap::{Action, FaultStore, Rule, When};
 use crate::store::{ErrorKind, MemoryStore, ObjectStore, Op, PutOptions, UploadKind};
@@ -236,6 +236,21 @@ async fn a_sequential_read_fetches_each_byte_once_within_its_memory() {
 }
 
 #[tokio::test]
+async fn sequential_readers_that_share_too_little_memory_still_fetch_each_byte_once() {
+    let bench = Bench::uncached();
+    let mut streams = Vec::new();
+    for key in ["a", "bc", "def", "ghij"] {
+        streams.push(bench.reader.open(bench.put(key, 12 * MIB).await));
+    }
+    for range in ByteRange::new(0, 12 * MIB).split(128 * KIB) {
+        for stream in &streams {
+            read_either_way(stream, range).await;
+        }
+    }
+    assert_eq!(bench.fetched(), 4 * 12 * MIB);
+}
+
+#[tokio::test]
 async fn a_random_reader_fetches_just_its_chunks() {
     let bench = Bench::cached();
     let id = bench.put("random", 32 * MIB).await;
@@ -397,14 +412,17 @@ async fn reading_now_never_waits_and_needs_no_runtime() {
     assert_eq!(bench.gets(), 0);
     read(&stream, first).await;
     let (reader, other) = (bench.reader.clone(), stream.clone());
-    let on_a_thread = std::thread::spawn(move || {
+    let (told, answer) = tokio::sync::oneshot::channel();
+    let on_a_thread = task::thread("not-of-the-runtime", move || {
         let mut out = b"before".to_vec();
-        assert!(other.read_now(first, &mut out));
-        check(other.object(), first, &out[6..]);
-        let second = reader.open(other.object().clone());
-        assert!(second.read_now(first, &mut out));
+        let at_once = other.read_now(first, &mut out);
+        let also_by_others = reader.open(other.object().clone()).read_now(first, &mut Vec::new());
+        told.send((at_once, also_by_others, out)).unwrap();
     });
-    tokio::task::spawn_blocking(|| on_a_thread.join().unwrap()).await.unwrap();
+    assert!(on_a_thread.is_ok());
+    let (at_once, also_by_others, out) = answer.await.unwrap();
+    assert!(at_once && also_by_others);
+    check(&id, first, &out[6..]);
 }
 
 #[tokio::test]
