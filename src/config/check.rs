@@ -28,7 +28,7 @@ const SERVER_SETTINGS: [Setting; 5] =
 /// Part of all requests that one sequential stream may have in flight.
 const STREAM_SHARE: usize = 4;
 /// Part of all requests that uploads may have in flight, so that reads go on beside them.
-const UPLOAD_SHARE: usize = 2;
+const UPLOAD_SHARE: usize = 4;
 
 /// Makes the configuration of a mount. Reads nothing but its arguments.
 pub fn check(

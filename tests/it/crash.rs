@@ -47,7 +47,6 @@ fn expect_nothing_pending(rig: &Rig) {
 #[test]
 fn killed_at_every_named_point_of_an_upload() {
     let points = [
-        "after-seal",
         "before-begin",
         "after-begin-before-journal",
         "after-begin",
@@ -57,33 +56,36 @@ fn killed_at_every_named_point_of_an_upload() {
         "after-complete-before-journal",
         "after-complete",
     ];
-    let mut rig = Rig::new();
-    rig.mount(&["--part-size=5M"]);
+    let mut rig = Rig::mounted(&["--part-size=5M"]);
     rig.unmount();
     for (number, point) in points.into_iter().enumerate() {
         let key = format!("at-{number}");
         let bytes = pattern(number as u64, 17 * MIB);
-        rig.mount_killed_at(Some(point));
-        rig.bucket.requests().reset();
+        // First the file is sealed and its upload kept from beginning; else it would begin while cp still writes.
+        rig.mount_again();
+        let refused = Action::Status { code: 503, error: None, retry_after_s: None };
+        let refusal = rig.bucket.faults().add(Rule::on(Operation::CreateMultipartUpload, refused).key(&key));
         let mut cp = copy_in(&rig, &bytes, &key);
-        rig.wait_for_death();
+        wait_for("the file is sealed", RECOVERY_LIMIT, || {
+            refusal.struck() > 0 && rig.status()["sessions"][0]["state"] != "writing"
+        });
+        rig.kill();
         assert!(!cp.wait().unwrap().success(), "{point}: cp was told");
+        rig.bucket.faults().clear();
+        // Then the upload goes on, and the daemon dies at the point.
+        rig.mount_killed_at(Some(point));
+        rig.wait_for_death();
         rig.mount_again();
         expect_in_bucket(&rig, &key, &bytes);
         assert_eq!(sha256(&fs::read(rig.path(&key)).unwrap()), sha256(&bytes), "{point}: through the mount");
         expect_nothing_pending(&rig);
-        let completed = rig
-            .bucket
-            .requests()
-            .recent()
-            .iter()
-            .filter(|r| r.operation == Operation::CompleteMultipartUpload && r.status == Some(200))
-            .count();
-        assert_eq!(completed, 1, "{point}: committed once");
-        let parts = rig.bucket.count(Operation::UploadPart);
-        assert!(parts <= 4 + PARTS_IN_FLIGHT.min(4), "{point}: {parts} parts sent for 4");
+        assert_eq!(rig.bucket.done(Operation::CompleteMultipartUpload, &key), 1, "{point}: committed once");
+        let parts = rig.bucket.done(Operation::UploadPart, &key);
+        assert!((4..=8).contains(&parts), "{point}: {parts} parts sent for 4, all of which were in flight");
         rig.unmount();
     }
+    // Between the begin and its record nobody knows the upload's id: that one kill leaks one.
+    assert!(rig.bucket.pending_uploads() <= 1, "{} uploads are left behind", rig.bucket.pending_uploads());
 }
 
 #[test]
@@ -117,8 +119,7 @@ fn killed_in_the_middle_of_close_sends_no_part_twice_but_those_in_flight() {
     let slow = rig.bucket.faults().add(Rule::on(Operation::UploadPart, Action::Delay { ms: 300 }));
     let mut cp = copy_in(&rig, &bytes, "big");
     wait_for("half of the parts are stored", RECOVERY_LIMIT, || {
-        rig.bucket.requests().recent().iter().filter(|r| r.part.is_some() && r.status == Some(200)).count()
-            >= 10
+        rig.bucket.done(Operation::UploadPart, "big") >= 10
     });
     rig.kill();
     assert!(slow.struck() > 0);
@@ -128,9 +129,9 @@ fn killed_in_the_middle_of_close_sends_no_part_twice_but_those_in_flight() {
     rig.mount_again();
     assert_eq!(sha256(&fs::read(rig.path("big")).unwrap()), sha256(&bytes), "shown and readable at once");
     expect_in_bucket(&rig, "big", &bytes);
-    let sent = rig.bucket.count(Operation::UploadPart);
+    let sent = rig.bucket.done(Operation::UploadPart, "big");
     assert!(sent <= 20 + PARTS_IN_FLIGHT, "{sent} parts sent for 20");
-    assert_eq!(rig.bucket.count(Operation::CreateMultipartUpload), 1, "the same upload went on");
+    assert_eq!(rig.bucket.done(Operation::CreateMultipartUpload, "big"), 1, "the same upload went on");
     rig.unmount();
 }
 
@@ -200,7 +201,9 @@ fn lost_answers_are_no_failures_and_no_second_commits() {
     rig.bucket.faults().add(Rule::on(Operation::PutObject, Action::LoseAnswer).key("small").times(1));
     fs::write(rig.path("small"), "small").unwrap();
     assert_eq!(rig.bucket.get("small").unwrap(), b"small");
-    assert_eq!(rig.bucket.count(Operation::PutObject), 1, "looked at, not sent again");
+    let puts =
+        rig.bucket.requests().recent().iter().filter(|r| r.key == "small" && r.method == "PUT").count();
+    assert_eq!(puts, 1, "looked at, not sent again");
 
     let bytes = pattern(3, 12 * MIB);
     rig.bucket.faults().add(Rule::on(Operation::CompleteMultipartUpload, Action::LoseAnswer).times(1));

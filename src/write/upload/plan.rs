@@ -86,11 +86,11 @@ impl PartLayout {
         let parts_max = limits.parts_max.max(1);
         let with =
             |first_bytes, step| PartLayout { first_bytes, step, part_bytes_min, part_bytes_max, parts_max };
-        let first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
-        if with(first_bytes, 1).capacity() < object_bytes_max {
-            // Not even the fastest growth reaches the store's own maximum; it comes nearest without making the first
-            // parts, and with them everyday files, unwieldy.
-            return with(first_bytes, 1);
+        let mut first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
+        // Where not even the fastest growth reaches the store's maximum, the first parts are larger, but no larger than
+        // that needs: everyday files begin with them.
+        while with(first_bytes, 1).capacity() < object_bytes_max && first_bytes < part_bytes_max {
+            first_bytes = first_bytes.saturating_mul(2).min(part_bytes_max);
         }
         let (mut low, mut high) = (1, parts_max);
         while low < high {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use tempfile::TempDir;
-use tetherfs::bucket::{Faults, Operation, Options, Quirks, Requests, Server};
+use tetherfs::bucket::{Faults, Operation, Options, Quirks, Recorded, Requests, Server};
 use tokio::runtime::Runtime;
 
 use crate::support::{run, run_ok};
@@ -63,6 +63,17 @@ impl Bucket {
     /// How often an operation was asked for.
     pub fn count(&self, operation: Operation) -> u64 {
         self.requests().count(operation).requests
+    }
+
+    /// How often an operation on one key was asked for and answered well.
+    pub fn done(&self, operation: Operation, key: &str) -> u64 {
+        let is_it = |r: &&Recorded| r.operation == operation && r.key == key && r.status == Some(200);
+        self.requests().recent().iter().filter(is_it).count() as u64
+    }
+
+    /// Uploads begun and neither completed nor aborted.
+    pub fn pending_uploads(&self) -> usize {
+        self.server().pending_uploads(BUCKET).unwrap().len()
     }
 
     /// The bytes of an object, as a foreign client gets them.

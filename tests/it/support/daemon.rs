@@ -68,6 +68,9 @@ impl Rig {
         let start = std::time::Instant::now();
         while !self.is_serving() {
             if let Some(status) = daemon.try_wait().unwrap() {
+                if point.is_some() {
+                    break;
+                }
                 panic!("the daemon ended with {status}: {}", self.log());
             }
             assert!(start.elapsed() < MOUNT_LIMIT, "not mounted after {MOUNT_LIMIT:?}: {}", self.log());
