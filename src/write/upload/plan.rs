@@ -87,6 +87,10 @@ impl PartLayout {
         let with =
             |first_bytes, step| PartLayout { first_bytes, step, part_bytes_min, part_bytes_max, parts_max };
         let first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
+        let reachable = u64::from(parts_max).saturating_mul(part_bytes_max);
+        // A maximum that the store's own parts cannot reach is none; close to what they reach is large enough.
+        let object_bytes_max =
+            if object_bytes_max > reachable { reachable - reachable / 16 } else { object_bytes_max };
         if with(first_bytes, 1).capacity() < object_bytes_max {
             // Not even the fastest growth reaches the store's own maximum; only largest parts from the start come close.
             return with(part_bytes_max, parts_max);
@@ -224,7 +228,7 @@ impl Plan {
     /// The plan for a content. `layout` is that of the upload where one has begun.
     pub fn new(shape: Shape<'_>, rules: &Rules, layout: PartLayout) -> Plan {
         let Shape { size, base_valid, base_bytes, dirty, copies } = shape;
-        if size > rules.object_bytes_max {
+        if size > rules.object_bytes_max || size > layout.capacity() {
             return Plan::TooLarge;
         }
         if copies && size > 0 && base_valid == size && base_bytes == size && dirty.is_empty() {
@@ -377,6 +381,8 @@ mod tests {
             assert_eq!(layout.part(0), Some(ByteRange::new(0, part_bytes)));
             assert!(parts_by_layout(S3_OBJECT_MAX, layout).len() <= 10_000);
         }
+        let boundless = PartLayout::new(8 * MIB, S3, u64::MAX);
+        assert_eq!(boundless.part(0), Some(ByteRange::new(0, 8 * MIB)));
         let small = PartLayout::new(8 * MIB, S3, 1 << 30);
         assert_eq!(small.step, 10_000, "parts grow only where they must");
     }

@@ -90,7 +90,9 @@ impl Session {
     fn taken(&mut self, session: SessionId, kept: Option<&[PartNumber]>) -> bool {
         let Some(next) = self.next.take_if(|next| next.session == session) else { return false };
         match mem::replace(&mut self.state, State::Open) {
-            State::Open | State::Committed { .. } => {}
+            State::Open => {}
+            // After a conflict the file goes on as its copy.
+            State::Committed { .. } => self.contested = None,
             State::Sending(mut transfer) => match kept {
                 Some(kept) => {
                     let kept: BTreeSet<PartNumber> = kept.iter().copied().collect();
