@@ -61,8 +61,10 @@ pub fn open(
     ledger.files.values_mut().for_each(|entry| entry.upload.restart());
     let (commands, commanded) = mpsc::unbounded_channel();
     let (events, news) = mpsc::unbounded_channel();
+    let rules = Rules::new(store.capabilities(), options.part_bytes);
     let context = Arc::new(Context {
-        rules: Rules::new(store.capabilities(), options.part_bytes),
+        layout: rules.layout(),
+        rules,
         kill: KillSwitch::new(options.kill_at),
         store,
         base,

@@ -353,6 +353,7 @@ impl Scheduler {
             job.attempts += 1;
             let pause = backoff::pause(job.attempts, None);
             self.failed(file, error, Some(pause));
+            self.sync_beginning(file, pause);
         }
     }
 

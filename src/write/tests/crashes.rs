@@ -267,9 +267,50 @@ fn staging_files_that_no_record_names_are_kept_for_the_user() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
+    let world = World::new();
+    world.fail(Op::Put, When::Always, Action::Stall);
+    world.live(async |life| {
+        let file = life.create("r");
+        file.write(0, b"rest").unwrap();
+        file.seal().unwrap();
+    });
+    append(&world, br#"[1,{"from-the-future":{}}]"#);
+    append(&world, br#"[1,{"closed":{"file":4711}}]"#);
+    world.faults.clear();
+    world.live(async |life| {
+        life.writer.drained().await;
+        assert_eq!(world.bytes("r").unwrap(), b"rest");
+        assert_eq!(life.count(Counter::Quarantined), 2);
+    });
+    let kept = files_below(&world.directory.path().join("recovered"));
+    assert!(kept.iter().any(|path| fs::read(path).unwrap().ends_with(b"from-the-future\":{}}]")), "{kept:?}");
+}
+
+#[test]
+fn a_newer_versions_journal_is_refused_and_left_alone() {
+    let world = World::new();
+    world.live(async |_| {});
+    append(&world, br#"[2,{"closed":{"file":4711}}]"#);
+    let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live(async |_| {})));
+    assert!(refused.is_err());
+    assert!(!world.directory.path().join("recovered").exists());
+}
+
+/// Appends a record as another version or a mistake would have.
+fn append(world: &World, record: &[u8]) {
+    let disk = std::sync::Arc::new(crate::durable::RealDisk);
+    let (journal, _) = crate::durable::Journal::open(disk, &world.directory.path().join("journal")).unwrap();
+    journal.append(record).unwrap();
+}
+
+#[test]
 fn a_state_directory_copied_at_any_moment_is_one_to_go_on_from() {
     let world = World::new();
     let content = pattern(7, 400 * KIB);
+    for op in [Op::BeginUpload, Op::PutPart, Op::CompleteUpload] {
+        world.fail(op, When::Always, Action::Delay(Duration::from_secs(1)));
+    }
     let copies: Vec<_> = world.live(async |life| {
         let mut copies = Vec::new();
         let file = life.create("m");
@@ -282,11 +323,11 @@ fn a_state_directory_copied_at_any_moment_is_one_to_go_on_from() {
             if world.bytes("m").is_some() {
                 break;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
         copies
     });
-    assert!(copies.len() > 3, "{} moments", copies.len());
+    assert!(copies.len() > 10, "{} moments", copies.len());
     for copy in copies {
         world.live_in(copy.path(), async |life| {
             life.writer.drained().await;

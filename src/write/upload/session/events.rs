@@ -40,8 +40,9 @@ impl Session {
             SessionEvent::UploadLost => self.upload_lost(),
             SessionEvent::UploadDropped => self.upload_dropped(),
             SessionEvent::SourceLost => {
-                self.base_is_out_of_reach = true;
-                self.upload_dropped() || self.withdrawn() || matches!(self.state, State::Open)
+                let fits = self.upload_dropped() || self.withdrawn() || matches!(self.state, State::Open);
+                self.base_is_out_of_reach |= fits;
+                fits
             }
             SessionEvent::CommitIntended { token, by } => self.intended(token, *by),
             SessionEvent::CommitUnknown => self.answered(Answer::Unknown),
