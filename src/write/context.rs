@@ -16,7 +16,7 @@ use crate::types::{Key, SessionId};
 use crate::write::context::book::Book;
 use crate::write::context::killpoint::KillSwitch;
 use crate::write::staging::{Snapshot, Staging, StagingArea};
-use crate::write::upload::{FileId, Rules};
+use crate::write::upload::{FileId, PartLayout, Rules};
 use crate::write::{BaseSource, Error, Event, Options, WriteFile};
 
 /// The room's shared parts.
@@ -29,6 +29,8 @@ pub struct Context {
     pub options: Options,
     /// The store's limits.
     pub rules: Rules,
+    /// Where parts of uploads begun now lie.
+    pub layout: PartLayout,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The journal.
@@ -76,6 +78,8 @@ pub enum Command {
     Changed(FileId),
     /// Its writer has passed everything before this offset.
     Passed(FileId, u64),
+    /// It was cut to this size.
+    Cut(FileId, u64),
     /// It has been sealed.
     Sealed {
         /// The file.

@@ -5,6 +5,9 @@
 //! * `since` is what differs from the last sealed content, by which the next one goes on from that one's object.
 //! * A removed file keeps its data for the handles that are open, and is never committed.
 
+mod scheduled;
+mod state;
+
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
@@ -17,11 +20,14 @@ use crate::observe::task;
 use crate::store::Precondition;
 use crate::types::{Attributes, ByteRange, Key, ObjectId, ObjectMeta, RangeSet, SessionId, UnixTime};
 use crate::write::context::killpoint::KillPoint;
-use crate::write::context::outcome::{Outcome, Settled, Trouble};
+use crate::write::context::outcome::Outcome;
 use crate::write::context::{Command, Context, GiveUpBy, Reply, Urgency};
+use crate::write::file::state::{FileState, Sealed, Standing, damaged, remove_staging, removed, unchanged};
 use crate::write::staging::{Snapshot, Staging, StagingError};
-use crate::write::upload::{Base, Change, Content, FileId, FileOpened, Record, SessionEvent, union};
+use crate::write::upload::{Base, Content, FileId, FileOpened, Record, SessionEvent};
 use crate::write::{Error, Piece};
+
+pub use state::{local_error, stopped};
 
 /// One file under change. Shared by all handles of the file; dropped when the last is closed and nothing is pending.
 /// Methods that are not `async` do local file calls only.
@@ -30,45 +36,6 @@ pub struct WriteFile {
     me: Weak<WriteFile>,
     state: Mutex<FileState>,
     outcome: watch::Sender<Outcome>,
-}
-
-struct FileState {
-    standing: Standing,
-    key: Key,
-    expected: Precondition,
-    base: Option<Base>,
-    attributes: Attributes,
-    /// The session of the present content.
-    session: SessionId,
-    is_dirty: bool,
-    dirty: RangeSet,
-    since: Option<Change>,
-    sealed: Option<Sealed>,
-    is_closed: bool,
-    /// How far the writer is known to have passed.
-    passed: u64,
-    /// Whether the scheduler knows of changes since the last note.
-    is_noted: bool,
-}
-
-/// Where a file's bytes are.
-enum Standing {
-    /// All in its base.
-    Clean,
-    /// In staging, over the base.
-    Live(FileId, Staging),
-    /// As before, but the file has no name any more.
-    Removed(Option<(FileId, Staging)>),
-    /// Set aside, for they are not what was written.
-    Damaged(String),
-}
-
-/// A sealed content that is not in the bucket.
-struct Sealed {
-    session: SessionId,
-    snapshot: Arc<Snapshot>,
-    position: Position,
-    is_synced: bool,
 }
 
 /// What a file is made from.
@@ -128,6 +95,7 @@ impl WriteFile {
             sealed: None,
             is_closed: false,
             passed: 0,
+            looked_at: 0,
             is_noted: false,
         };
         Arc::new_cyclic(|me| WriteFile {
@@ -234,7 +202,13 @@ impl WriteFile {
         state.staging()?.truncate(size);
         state.base = state.base.take().map(|base| base.cut(size));
         state.dirty.remove(ByteRange::new(size, u64::MAX));
+        if state.passed > size
+            && let Standing::Live(id, _) = &state.standing
+        {
+            self.context.command(Command::Cut(*id, size));
+        }
         state.passed = state.passed.min(size);
+        state.looked_at = state.looked_at.min(size);
         if let Some(since) = &mut state.since {
             since.valid = since.valid.min(size);
             since.dirty.remove(ByteRange::new(size, u64::MAX));
@@ -320,7 +294,8 @@ impl WriteFile {
             match (&state.standing, &state.sealed) {
                 (Standing::Damaged(why), _) => return Err(damaged(why)),
                 (Standing::Live(id, _), Some(_)) => (state.session, *id),
-                (Standing::Live(..), None) | (Standing::Clean | Standing::Removed(_), _) => {
+                (Standing::Removed(_), _) => return Err(removed()),
+                (Standing::Live(..), None) | (Standing::Clean, _) => {
                     let settled = outcome.borrow().settled(state.session, u64::MAX);
                     return settled.unwrap_or_else(|| state.unchanged_object());
                 }
@@ -341,9 +316,12 @@ impl WriteFile {
                     (progress, deadline) = (now.progress, Instant::now() + waited);
                 }
             }
-            match tokio::time::timeout_at(deadline, outcome.changed()).await {
-                Ok(changed) => changed.expect("the file owns the sender"),
-                Err(_) => return Err(Error::Timeout { waited, reason: outcome.borrow().reason() }),
+            tokio::select! {
+                changed = outcome.changed() => changed.expect("the file owns the sender"),
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(Error::Timeout { waited, reason: outcome.borrow().reason() });
+                }
+                () = self.context.commands.closed() => return Err(stopped()),
             }
         }
     }
@@ -484,7 +462,7 @@ impl WriteFile {
         }
         let staging = self.context.area.create(id.0);
         staging.truncate(state.base.as_ref().map_or(0, |base| base.valid));
-        state.passed = 0;
+        (state.passed, state.looked_at) = (0, 0);
         state.since = None;
         state.is_noted = false;
         state.standing =
@@ -518,15 +496,16 @@ impl WriteFile {
         }
     }
 
-    /// Tells the scheduler when the writer of a new file has passed a part.
+    /// Tells the scheduler when the writer of a new file has passed a part. Looks at most once a part.
     fn watch_writer(&self, state: &mut FileState, offset: u64) {
         let Standing::Live(id, staging) = &state.standing else { return };
+        let boundary = self.context.layout.boundary_before(offset);
         let is_new = state.base.as_ref().is_none_or(|base| base.valid == 0);
-        if !is_new || !self.context.rules.can_stream() {
+        if boundary <= state.looked_at || !is_new || !self.context.rules.can_stream() {
             return;
         }
-        let boundary = self.context.rules.layout().boundary_before(offset);
-        if boundary > state.passed && staging.staged().contains(ByteRange::new(state.passed, boundary)) {
+        state.looked_at = boundary;
+        if staging.staged().contains(ByteRange::new(state.passed, boundary)) {
             self.context.command(Command::Passed(*id, boundary));
             state.passed = boundary;
         }
@@ -534,226 +513,6 @@ impl WriteFile {
 
     fn lock(&self) -> MutexGuard<'_, FileState> {
         self.state.lock().expect("no holder of the lock panics")
-    }
-}
-
-/// What the scheduler does with a file.
-impl WriteFile {
-    /// A part as it is now, to be sent while the file is still being written.
-    pub(in crate::write) fn freeze_range(&self, range: ByteRange) -> Option<Snapshot> {
-        match &self.lock().standing {
-            Standing::Live(_, staging) => Some(staging.freeze_range(range)),
-            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => None,
-        }
-    }
-
-    /// Whether bytes have changed since a snapshot of this version was taken.
-    pub(in crate::write) fn changed_since(&self, version: u64, range: ByteRange) -> bool {
-        match &self.lock().standing {
-            Standing::Live(_, staging) => staging.changed_since(version, range),
-            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => true,
-        }
-    }
-
-    /// Writes down what the file holds that no seal holds, so that a crash leaves something to show.
-    pub(in crate::write) fn note_progress(&self) -> Result<(), Error> {
-        let mut state = self.lock();
-        state.is_noted = false;
-        let Standing::Live(id, staging) = &state.standing else { return Ok(()) };
-        if !state.is_dirty {
-            return Ok(());
-        }
-        let snapshot = staging.freeze_range(ByteRange::new(0, staging.size()));
-        let content = Box::new(state.content(&snapshot));
-        self.context.book.record(&Record::Progress { file: *id, content })?;
-        Ok(())
-    }
-
-    /// A sealed content of it is in the bucket, under its name or as a conflict copy. Says whether that is still the
-    /// file.
-    pub(in crate::write) fn committed(
-        &self,
-        file: FileId,
-        session: SessionId,
-        object: &ObjectMeta,
-        settled: Settled,
-    ) -> bool {
-        let mut state = self.lock();
-        let state = &mut *state;
-        self.settle(session, settled);
-        match &state.standing {
-            Standing::Live(id, _) if *id == file => {}
-            Standing::Live(..) | Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => {
-                return false;
-            }
-        }
-        let next = self.context.book.upload(file, |upload| upload.latest().cloned()).flatten();
-        let unsealed = state.since.as_ref();
-        let valid = unsealed.map_or(object.id.size, |since| since.valid);
-        let dirty = unsealed.map(|since| since.dirty.clone()).unwrap_or_default();
-        match next {
-            Some(next) => {
-                state.base = next.base.clone().map(|base| base.cut(valid));
-                state.dirty = union(&next.dirty, &dirty);
-            }
-            None => {
-                state.base = Some(Base::whole(object.id.clone()).cut(valid));
-                state.dirty = dirty;
-            }
-        }
-        state.key = object.id.key.clone();
-        state.expected = Precondition::Matches(object.id.etag.clone());
-        state.sealed = state.sealed.take().filter(|sealed| sealed.session != session);
-        !state.is_dirty && state.session == session
-    }
-
-    /// Tells those who wait that a content has reached its end.
-    pub(in crate::write) fn settle(&self, session: SessionId, settled: Settled) {
-        self.outcome.send_modify(|outcome| {
-            outcome.last = Some((session, settled));
-            outcome.trouble = None;
-            outcome.progress += 1;
-        });
-    }
-
-    /// Tells them that something went wrong, or that it passed.
-    pub(in crate::write) fn trouble(&self, trouble: Option<Trouble>) {
-        self.outcome.send_modify(|outcome| {
-            match trouble {
-                Some(_) => outcome.failures += 1,
-                None => outcome.progress += 1,
-            }
-            outcome.trouble = trouble;
-        });
-    }
-
-    /// What those who wait would be told.
-    pub(in crate::write) fn outcome(&self) -> Outcome {
-        self.outcome.borrow().clone()
-    }
-
-    /// It has another name.
-    pub(in crate::write) fn renamed(&self, key: Key, expected: Precondition) {
-        let mut state = self.lock();
-        (state.key, state.expected) = (key, expected);
-    }
-
-    /// It has no name any more. Its data stay for the handles that are open.
-    pub(in crate::write) fn given_up(&self) {
-        let mut state = self.lock();
-        state.is_dirty = false;
-        state.sealed = None;
-        self.settle(state.session, Settled::Lost(removed()));
-        state.standing = match mem::replace(&mut state.standing, Standing::Clean) {
-            Standing::Live(id, staging) => Standing::Removed(Some((id, staging))),
-            other @ (Standing::Clean | Standing::Removed(_) | Standing::Damaged(_)) => other,
-        };
-    }
-
-    /// The user discarded the changes: it is what it was before them.
-    pub(in crate::write) fn reverted(&self) {
-        let mut state = self.lock();
-        let why =
-            Error::Staging { errno: libc::EIO, detail: "its changes were discarded by the user".to_owned() };
-        self.settle(state.session, Settled::Lost(why));
-        state.session = self.context.book.next_session();
-        state.base = state.base.take().map(|base| Base::whole(base.object));
-        (state.is_dirty, state.since, state.sealed) = (false, None, None);
-        state.dirty = RangeSet::default();
-        let before = mem::replace(&mut state.standing, Standing::Clean);
-        if let Standing::Live(id, staging) | Standing::Removed(Some((id, staging))) = before {
-            remove_staging(&staging);
-            self.context.files.lock().expect("no holder of the lock panics").remove(&id);
-        }
-    }
-
-    /// Its data are not what was written. They are let go, to be set aside.
-    pub(in crate::write) fn damaged(&self, why: &str) {
-        let mut state = self.lock();
-        state.is_dirty = false;
-        state.sealed = None;
-        self.settle(state.session, Settled::Lost(damaged(why)));
-        state.standing = Standing::Damaged(why.to_owned());
-    }
-
-    /// Drops the local data of a closed file that holds nothing but what is in the bucket, or that has no name.
-    /// Returns whether they are gone.
-    pub(in crate::write) fn finish(&self, file: FileId) -> bool {
-        let mut state = self.lock();
-        let next = match &state.standing {
-            Standing::Live(id, _) if *id == file => Standing::Clean,
-            Standing::Removed(Some((id, _))) if *id == file => Standing::Removed(None),
-            // They went before, and the file may have others by now.
-            Standing::Live(..) | Standing::Removed(_) | Standing::Clean | Standing::Damaged(_) => {
-                return true;
-            }
-        };
-        let is_pending = || self.context.book.upload(file, |upload| upload.is_pending()).unwrap_or(false);
-        if !state.is_closed || state.is_dirty || is_pending() {
-            return false;
-        }
-        if let Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) =
-            mem::replace(&mut state.standing, next)
-        {
-            remove_staging(&staging);
-        }
-        self.context.files.lock().expect("no holder of the lock panics").remove(&file);
-        true
-    }
-}
-
-impl FileState {
-    fn size(&self) -> u64 {
-        match &self.standing {
-            Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) => staging.size(),
-            Standing::Clean | Standing::Removed(None) | Standing::Damaged(_) => {
-                self.base.as_ref().map_or(0, |base| base.valid)
-            }
-        }
-    }
-
-    fn staging(&self) -> Result<&Staging, Error> {
-        match &self.standing {
-            Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) => Ok(staging),
-            Standing::Damaged(why) => Err(damaged(why)),
-            Standing::Clean | Standing::Removed(None) => Err(stopped()),
-        }
-    }
-
-    /// What is seen where nothing is staged.
-    fn show_through(&self, range: ByteRange, pieces: &mut Vec<Piece>) {
-        let valid = self.base.as_ref().map_or(0, |base| base.valid);
-        if let Some(base) = self.base.as_ref().filter(|_| range.start < valid) {
-            pieces.push(Piece::Base { object: base.object.clone(), range: range.clip(valid) });
-        }
-        if range.end > valid.max(range.start) {
-            pieces.push(Piece::Zeros(range.end - valid.max(range.start)));
-        }
-    }
-
-    fn content(&self, snapshot: &Snapshot) -> Content {
-        let size = snapshot.size();
-        Content {
-            session: self.session,
-            size,
-            extents: snapshot.extents().to_vec(),
-            base: self.base.clone().map(|base| base.cut(size)),
-            dirty: self.dirty.within(ByteRange::new(0, size)).collect(),
-            change: self.since.clone(),
-            attributes: self.attributes.clone(),
-        }
-    }
-
-    /// What a commit returns when there is nothing to commit.
-    fn unchanged_object(&self) -> Result<ObjectMeta, Error> {
-        let base = self.base.as_ref().ok_or_else(stopped)?;
-        Ok(ObjectMeta {
-            id: base.object.clone(),
-            modified: self.attributes.mtime.unwrap_or_default(),
-            attributes: Some(self.attributes.clone()),
-            token: None,
-            crc64: None,
-        })
     }
 }
 
@@ -770,46 +529,5 @@ impl Drop for WriteFile {
 impl std::fmt::Debug for WriteFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WriteFile").field("key", &self.key()).finish_non_exhaustive()
-    }
-}
-
-/// No change since this content.
-fn unchanged(content: &Content) -> Change {
-    Change { session: content.session, dirty: RangeSet::default(), valid: content.size }
-}
-
-fn remove_staging(staging: &Staging) {
-    if let Err(error) = staging.remove() {
-        log::warn!("Staging file {} is no longer needed but cannot be removed: {error}", staging.id());
-    }
-}
-
-impl From<StagingError> for Error {
-    fn from(error: StagingError) -> Error {
-        match error {
-            StagingError::Full { limit } => Error::StagingFull { limit },
-            StagingError::Io { errno, detail } => Error::Staging { errno, detail },
-        }
-    }
-}
-
-/// A failed local file call.
-pub(in crate::write) fn local_error(what: &str, error: &std::io::Error) -> Error {
-    Error::Staging { errno: error.raw_os_error().unwrap_or(libc::EIO), detail: format!("{what}: {error}") }
-}
-
-fn damaged(why: &str) -> Error {
-    Error::Staging { errno: libc::EIO, detail: why.to_owned() }
-}
-
-fn removed() -> Error {
-    Error::Staging { errno: libc::ENOENT, detail: "the file was removed before its upload".to_owned() }
-}
-
-/// The writer has been shut down.
-pub(in crate::write) fn stopped() -> Error {
-    Error::Staging {
-        errno: libc::ESHUTDOWN,
-        detail: "the mount is shutting down; the next one goes on".to_owned(),
     }
 }

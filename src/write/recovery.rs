@@ -61,8 +61,10 @@ pub fn open(
     ledger.files.values_mut().for_each(|entry| entry.upload.restart());
     let (commands, commanded) = mpsc::unbounded_channel();
     let (events, news) = mpsc::unbounded_channel();
+    let rules = Rules::new(store.capabilities(), options.part_bytes);
     let context = Arc::new(Context {
-        rules: Rules::new(store.capabilities(), options.part_bytes),
+        layout: rules.layout(),
+        rules,
         kill: KillSwitch::new(options.kill_at),
         store,
         base,
@@ -151,7 +153,6 @@ impl Recovery<'_> {
         let known: BTreeSet<u64> = left.iter().map(|(file, _)| file.0).collect();
         for id in self.context.area.leftovers().into_iter().filter(|id| !known.contains(id)) {
             log::warn!("Staging file {id} is in no record of the journal");
-            self.context.metrics.add(Counter::Quarantined, 1);
             self.context.set_aside(FileId(id));
         }
         for (file, entry) in left {
@@ -252,7 +253,6 @@ impl Recovery<'_> {
     }
 
     fn set_aside_and_give_up(&mut self, file: FileId) {
-        self.context.metrics.add(Counter::Quarantined, 1);
         self.context.set_aside(file);
         if self.recorded(file, SessionEvent::GivenUp) {
             self.jobs.insert(file, Job::new(None));

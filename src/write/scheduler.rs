@@ -38,8 +38,6 @@ use results::Done;
 const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long after a change it is noted what an unsealed file holds.
 const NOTE_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
-/// Effects of one session that are looked at when one is to be started; more than can run at once in most setups.
-const EFFECTS_SEEN_MAX: usize = 64;
 
 /// The owner of all uploads.
 pub struct Scheduler {
@@ -55,6 +53,8 @@ pub struct Scheduler {
     timers: BTreeSet<(Instant, FileId)>,
     /// Files with pending contents by name, in the order in which they are to be committed.
     names: BTreeMap<Key, BTreeSet<FileId>>,
+    /// Effects of one session that are looked at: one more than can be in flight.
+    effects_max: usize,
     in_flight: usize,
     serial: u64,
     memory: u64,
@@ -72,6 +72,7 @@ impl Scheduler {
     ) -> Scheduler {
         let (report, done) = mpsc::unbounded_channel();
         let mut scheduler = Scheduler {
+            effects_max: context.options.requests_max + 1,
             context,
             commands,
             done,
@@ -134,6 +135,10 @@ impl Scheduler {
             }
             Command::Passed(file, passed) => {
                 self.with_job(file, |job| job.passed = job.passed.max(passed));
+                file
+            }
+            Command::Cut(file, size) => {
+                self.with_job(file, |job| job.passed = job.passed.min(size));
                 file
             }
             Command::Sealed { file, session, snapshot, urgency } => {
@@ -256,7 +261,7 @@ impl Scheduler {
         }
         let now = Instant::now();
         let wanted = self.context.book.upload(file, |upload| {
-            let effects = upload.effects(&self.context.rules, job.passed, EFFECTS_SEEN_MAX);
+            let effects = upload.effects(&self.context.rules, job.passed, self.effects_max);
             job.startable(effects, now).map(|_| job.rank_of(upload))
         });
         if let Some(Some(rank)) = wanted {
@@ -286,7 +291,7 @@ impl Scheduler {
         let context = Arc::clone(&self.context);
         let Some(job) = self.jobs.get_mut(&file) else { return true };
         let work = context.book.upload(file, |upload| {
-            let effects = upload.effects(&context.rules, job.passed, EFFECTS_SEEN_MAX);
+            let effects = upload.effects(&context.rules, job.passed, self.effects_max);
             job.startable(effects, now).map(|effect| Work::new(upload, effect, &context))
         });
         let Some(Some(work)) = work else { return true };

@@ -334,7 +334,6 @@ impl Scheduler {
         if !self.record(file, SessionEvent::Quarantined { why: why.clone() }) {
             return;
         }
-        self.context.metrics.add(Counter::Quarantined, 1);
         if let Some(job) = self.jobs.get_mut(&file) {
             (job.content, job.next) = (None, None);
             if let Some(handle) = job.file.take() {
@@ -354,6 +353,7 @@ impl Scheduler {
             job.attempts += 1;
             let pause = backoff::pause(job.attempts, None);
             self.failed(file, error, Some(pause));
+            self.sync_beginning(file, pause);
         }
     }
 

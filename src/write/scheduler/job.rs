@@ -248,7 +248,11 @@ impl Work {
         }
         let snapshot = match (&job.content, &self.effect) {
             (Some((_, snapshot)), _) if self.has_content() => Arc::clone(snapshot),
-            (_, Effect::SendPart(slot)) => Arc::new(job.file.as_ref()?.freeze_range(slot.range)?),
+            (_, Effect::SendPart(slot)) => {
+                let now = job.file.as_ref()?.freeze_range(slot.range)?;
+                // It may have been cut short this moment.
+                (now.size() >= slot.range.end).then(|| Arc::new(now))?
+            }
             (Some(_) | None, _) => return None,
         };
         self.version = snapshot.version();

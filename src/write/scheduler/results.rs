@@ -1,6 +1,7 @@
 //! What the scheduler makes of the result of an effect.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::observe::{Counter, task};
 use crate::store::ErrorKind;
@@ -8,6 +9,7 @@ use crate::types::PartNumber;
 use crate::write::Error;
 use crate::write::context::Command;
 use crate::write::context::killpoint::KillPoint;
+use crate::write::file::stopped;
 use crate::write::scheduler::sender::{Failure, Work};
 use crate::write::scheduler::{Scheduler, backoff};
 use crate::write::upload::{Effect, EffectId, FileId, Found, Remedy, Reply, SessionEvent};
@@ -71,7 +73,7 @@ impl Scheduler {
             SessionEvent::UploadBegun { .. } => {
                 if self.record(file, event) {
                     self.context.kill.pass(KillPoint::AfterBegin);
-                    self.sync_beginning(file);
+                    self.sync_beginning(file, Duration::ZERO);
                     self.progressed(file);
                 }
             }
@@ -166,13 +168,14 @@ impl Scheduler {
     }
 
     /// No part is sent before a power failure could not make us forget the upload.
-    fn sync_beginning(&mut self, file: FileId) {
-        let position = self.context.book.position();
+    pub(super) fn sync_beginning(&mut self, file: FileId, delay: Duration) {
         self.with_job(file, |job| job.is_held = true);
         let context = Arc::clone(&self.context);
-        task::spawn_blocking("sync", move || {
-            let result = context.book.sync(position);
-            context.command(Command::BeginSynced(file, result));
+        task::spawn("sync beginning", async move {
+            tokio::time::sleep(delay).await;
+            let book = Arc::clone(&context);
+            let synced = task::spawn_blocking("sync", move || book.book.sync(book.book.position())).await;
+            context.command(Command::BeginSynced(file, synced.unwrap_or_else(|_| Err(stopped()))));
         });
     }
 
@@ -232,7 +235,7 @@ impl Scheduler {
         }
     }
 
-    fn retry(&mut self, file: FileId, error: crate::store::Error, retry_after: Option<std::time::Duration>) {
+    fn retry(&mut self, file: FileId, error: crate::store::Error, retry_after: Option<Duration>) {
         let Some(job) = self.jobs.get_mut(&file) else { return };
         job.attempts += 1;
         let pause = backoff::pause(job.attempts, retry_after);

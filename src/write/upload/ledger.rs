@@ -80,9 +80,9 @@ impl Ledger {
             }
             Record::FileOpened(opened) => self.opened(opened),
             Record::Progress { file, content } => {
-                self.next_id = self.next_id.max(content.session.0 + 1);
                 let entry = self.files.get_mut(file).ok_or(unknown("progress"))?;
                 entry.progress = Some(content.clone());
+                self.next_id = self.next_id.max(content.session.0 + 1);
             }
             Record::Session { file, event } => self.session_event(*file, event)?,
             Record::Closed { file } => {

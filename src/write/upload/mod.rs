@@ -13,6 +13,8 @@ pub use ledger::{FileId, FileRecord, Ledger, Move, MoveState};
 pub use plan::{PartLayout, Plan, PlannedPart, Rules, Source};
 pub use record::{FileOpened, Misfit, Record, RecordError};
 pub use session::{
-    Answer, CommitBy, Effect, EffectId, Found, Remedy, Reply, Session, SessionEvent, State, Stored, Transfer,
-    Way,
+    Answer, CommitBy, Effect, EffectId, Found, Remedy, Reply, Session, SessionEvent, State, Stored,
 };
+
+#[cfg(test)]
+mod tests;

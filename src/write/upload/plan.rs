@@ -86,6 +86,10 @@ impl PartLayout {
         let parts_max = limits.parts_max.max(1);
         let with =
             |first_bytes, step| PartLayout { first_bytes, step, part_bytes_min, part_bytes_max, parts_max };
+        let reachable = u64::from(parts_max).saturating_mul(part_bytes_max);
+        // A maximum that the store's own parts cannot reach is none; close to what they reach is large enough.
+        let object_bytes_max =
+            if object_bytes_max > reachable { reachable - reachable / 16 } else { object_bytes_max };
         let mut first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
         // Where not even the fastest growth reaches the store's maximum, the first parts are larger, but no larger than
         // that needs: everyday files begin with them.
@@ -225,7 +229,7 @@ impl Plan {
     /// The plan for a content. `layout` is that of the upload where one has begun.
     pub fn new(shape: Shape<'_>, rules: &Rules, layout: PartLayout) -> Plan {
         let Shape { size, base_valid, base_bytes, dirty, copies } = shape;
-        if size > rules.object_bytes_max.min(layout.capacity()) {
+        if size > rules.object_bytes_max || size > layout.capacity() {
             return Plan::TooLarge;
         }
         if copies && size > 0 && base_valid == size && base_bytes == size && dirty.is_empty() {
@@ -378,6 +382,8 @@ mod tests {
             assert_eq!(layout.part(0), Some(ByteRange::new(0, part_bytes)));
             assert!(parts_by_layout(S3_OBJECT_MAX, layout).len() <= 10_000);
         }
+        let boundless = PartLayout::new(8 * MIB, S3, u64::MAX);
+        assert_eq!(boundless.part(0), Some(ByteRange::new(0, 8 * MIB)));
         let small = PartLayout::new(8 * MIB, S3, 1 << 30);
         assert_eq!(small.step, 10_000, "parts grow only where they must");
     }

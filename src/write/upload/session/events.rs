@@ -40,8 +40,9 @@ impl Session {
             SessionEvent::UploadLost => self.upload_lost(),
             SessionEvent::UploadDropped => self.upload_dropped(),
             SessionEvent::SourceLost => {
-                self.base_is_out_of_reach = true;
-                self.upload_dropped() || self.withdrawn() || matches!(self.state, State::Open)
+                let fits = self.upload_dropped() || self.withdrawn() || matches!(self.state, State::Open);
+                self.base_is_out_of_reach |= fits;
+                fits
             }
             SessionEvent::CommitIntended { token, by } => self.intended(token, *by),
             SessionEvent::CommitUnknown => self.answered(Answer::Unknown),
@@ -90,7 +91,9 @@ impl Session {
     fn taken(&mut self, session: SessionId, kept: Option<&[PartNumber]>) -> bool {
         let Some(next) = self.next.take_if(|next| next.session == session) else { return false };
         match mem::replace(&mut self.state, State::Open) {
-            State::Open | State::Committed { .. } => {}
+            State::Open => {}
+            // After a conflict the file goes on as its copy.
+            State::Committed { .. } => self.contested = None,
             State::Sending(mut transfer) => match kept {
                 Some(kept) => {
                     let kept: BTreeSet<PartNumber> = kept.iter().copied().collect();

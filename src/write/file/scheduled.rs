@@ -1,0 +1,177 @@
+//! What the scheduler asks of a file and tells it.
+
+use std::mem;
+
+use crate::store::Precondition;
+use crate::types::{ByteRange, Key, ObjectMeta, RangeSet, SessionId};
+use crate::write::context::outcome::{Outcome, Settled, Trouble};
+use crate::write::file::state::{Standing, damaged, remove_staging, removed};
+use crate::write::staging::Snapshot;
+use crate::write::upload::{Base, FileId, Record, union};
+use crate::write::{Error, WriteFile};
+
+impl WriteFile {
+    /// A part as it is now, to be sent while the file is still being written.
+    pub(in crate::write) fn freeze_range(&self, range: ByteRange) -> Option<Snapshot> {
+        match &self.lock().standing {
+            Standing::Live(_, staging) => Some(staging.freeze_range(range)),
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => None,
+        }
+    }
+
+    /// Whether bytes have changed since a snapshot of this version was taken.
+    pub(in crate::write) fn changed_since(&self, version: u64, range: ByteRange) -> bool {
+        match &self.lock().standing {
+            Standing::Live(_, staging) => staging.changed_since(version, range),
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => true,
+        }
+    }
+
+    /// Writes down what the file holds that no seal holds, so that a crash leaves something to show.
+    pub(in crate::write) fn note_progress(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.is_noted = false;
+        let Standing::Live(id, staging) = &state.standing else { return Ok(()) };
+        if !state.is_dirty {
+            return Ok(());
+        }
+        let snapshot = staging.freeze_range(ByteRange::new(0, staging.size()));
+        let content = Box::new(state.content(&snapshot));
+        self.context.book.record(&Record::Progress { file: *id, content })?;
+        Ok(())
+    }
+
+    /// A sealed content of it is in the bucket, under its name or as a conflict copy. Says whether that is still the
+    /// file.
+    pub(in crate::write) fn committed(
+        &self,
+        file: FileId,
+        session: SessionId,
+        object: &ObjectMeta,
+        settled: Settled,
+    ) -> bool {
+        let mut state = self.lock();
+        let state = &mut *state;
+        self.settle(session, settled);
+        match &state.standing {
+            Standing::Live(id, _) if *id == file => {}
+            Standing::Live(..) | Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => {
+                return false;
+            }
+        }
+        let next = self.context.book.upload(file, |upload| upload.latest().cloned()).flatten();
+        let unsealed = state.since.as_ref();
+        let valid = unsealed.map_or(object.id.size, |since| since.valid);
+        let dirty = unsealed.map(|since| since.dirty.clone()).unwrap_or_default();
+        match next {
+            Some(next) => {
+                state.base = next.base.clone().map(|base| base.cut(valid));
+                state.dirty = union(&next.dirty, &dirty);
+            }
+            None => {
+                state.base = Some(Base::whole(object.id.clone()).cut(valid));
+                state.dirty = dirty;
+            }
+        }
+        state.key = object.id.key.clone();
+        state.expected = Precondition::Matches(object.id.etag.clone());
+        state.sealed = state.sealed.take().filter(|sealed| sealed.session != session);
+        !state.is_dirty && state.session == session
+    }
+
+    /// Tells those who wait that a content has reached its end.
+    pub(in crate::write) fn settle(&self, session: SessionId, settled: Settled) {
+        self.outcome.send_modify(|outcome| {
+            outcome.last = Some((session, settled));
+            outcome.trouble = None;
+            outcome.progress += 1;
+        });
+    }
+
+    /// Tells them that something went wrong, or that it passed.
+    pub(in crate::write) fn trouble(&self, trouble: Option<Trouble>) {
+        self.outcome.send_modify(|outcome| {
+            match trouble {
+                Some(_) => outcome.failures += 1,
+                None => outcome.progress += 1,
+            }
+            outcome.trouble = trouble;
+        });
+    }
+
+    /// What those who wait would be told.
+    pub(in crate::write) fn outcome(&self) -> Outcome {
+        self.outcome.borrow().clone()
+    }
+
+    /// It has another name.
+    pub(in crate::write) fn renamed(&self, key: Key, expected: Precondition) {
+        let mut state = self.lock();
+        (state.key, state.expected) = (key, expected);
+        // A conflict about the old name is none about the new one.
+        self.outcome.send_modify(|outcome| outcome.last = None);
+    }
+
+    /// It has no name any more. Its data stay for the handles that are open.
+    pub(in crate::write) fn given_up(&self) {
+        let mut state = self.lock();
+        state.is_dirty = false;
+        state.sealed = None;
+        self.settle(state.session, Settled::Lost(removed()));
+        state.standing = match mem::replace(&mut state.standing, Standing::Clean) {
+            Standing::Live(id, staging) => Standing::Removed(Some((id, staging))),
+            other @ (Standing::Clean | Standing::Removed(_) | Standing::Damaged(_)) => other,
+        };
+    }
+
+    /// The user discarded the changes: it is what it was before them.
+    pub(in crate::write) fn reverted(&self) {
+        let mut state = self.lock();
+        let why =
+            Error::Staging { errno: libc::EIO, detail: "its changes were discarded by the user".to_owned() };
+        self.settle(state.session, Settled::Lost(why));
+        state.session = self.context.book.next_session();
+        state.base = state.base.take().map(|base| Base::whole(base.object));
+        (state.is_dirty, state.since, state.sealed) = (false, None, None);
+        state.dirty = RangeSet::default();
+        let before = mem::replace(&mut state.standing, Standing::Clean);
+        if let Standing::Live(id, staging) | Standing::Removed(Some((id, staging))) = before {
+            remove_staging(&staging);
+            self.context.files.lock().expect("no holder of the lock panics").remove(&id);
+        }
+    }
+
+    /// Its data are not what was written. They are let go, to be set aside.
+    pub(in crate::write) fn damaged(&self, why: &str) {
+        let mut state = self.lock();
+        state.is_dirty = false;
+        state.sealed = None;
+        self.settle(state.session, Settled::Lost(damaged(why)));
+        state.standing = Standing::Damaged(why.to_owned());
+    }
+
+    /// Drops the local data of a closed file that holds nothing but what is in the bucket, or that has no name.
+    /// Returns whether they are gone.
+    pub(in crate::write) fn finish(&self, file: FileId) -> bool {
+        let mut state = self.lock();
+        let next = match &state.standing {
+            Standing::Live(id, _) if *id == file => Standing::Clean,
+            Standing::Removed(Some((id, _))) if *id == file => Standing::Removed(None),
+            // They went before, and the file may have others by now.
+            Standing::Live(..) | Standing::Removed(_) | Standing::Clean | Standing::Damaged(_) => {
+                return true;
+            }
+        };
+        let is_pending = || self.context.book.upload(file, |upload| upload.is_pending()).unwrap_or(false);
+        if !state.is_closed || state.is_dirty || is_pending() {
+            return false;
+        }
+        if let Standing::Live(_, staging) | Standing::Removed(Some((_, staging))) =
+            mem::replace(&mut state.standing, next)
+        {
+            remove_staging(&staging);
+        }
+        self.context.files.lock().expect("no holder of the lock panics").remove(&file);
+        true
+    }
+}

@@ -1,0 +1,134 @@
+//! Objects moved to another key, and attributes replaced.
+
+use crate::store::wrap::{Action, When};
+use crate::store::{ErrorKind, Op, Precondition};
+use crate::types::{Attributes, UnixTime};
+use crate::write::Error;
+use crate::write::tests::{NOT_NOW, World, key};
+
+#[test]
+fn a_move_is_a_copy_and_a_delete() {
+    let world = World::new();
+    world.live(async |life| {
+        let there = world.put("a", b"content").await;
+        let moved = life.writer.rename(&there.id, &key("b"), Precondition::Absent).await.unwrap();
+        assert_eq!((moved.id.key, moved.id.size), (key("b"), 7));
+        assert_eq!((world.bytes("a"), world.bytes("b").unwrap()), (None, b"content".to_vec()));
+        assert_eq!(world.requests(), "1 copy, 1 delete");
+    });
+}
+
+#[test]
+fn lost_answers_of_a_move_are_looked_up() {
+    for op in [Op::Copy, Op::Delete] {
+        for action in [
+            Action::FailAfter(ErrorKind::Ambiguous),
+            Action::FailBefore(ErrorKind::Ambiguous),
+            Action::FailBefore(NOT_NOW),
+        ] {
+            let world = World::new();
+            world.fail(op, When::Nth(1), action);
+            world.live(async |life| {
+                let there = world.put("a", b"content").await;
+                life.writer.rename(&there.id, &key("b"), Precondition::Absent).await.unwrap();
+                assert_eq!((world.bytes("a"), world.bytes("b").unwrap()), (None, b"content".to_vec()));
+                let is_made_again = op == Op::Copy && action != Action::FailAfter(ErrorKind::Ambiguous);
+                assert_eq!(world.faults.count(Op::Copy), 1 + usize::from(is_made_again), "{op} {action:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_move_onto_another_writers_version_is_a_conflict_and_changes_nothing() {
+    let world = World::new();
+    world.live(async |life| {
+        let there = world.put("a", b"content").await;
+        world.put("b", b"theirs").await;
+        let error = life.writer.rename(&there.id, &key("b"), Precondition::Absent).await.unwrap_err();
+        assert!(matches!(error, Error::Conflict { .. }), "{error}");
+        assert_eq!(
+            (world.bytes("a").unwrap(), world.bytes("b").unwrap()),
+            (b"content".to_vec(), b"theirs".to_vec())
+        );
+    });
+}
+
+#[test]
+fn a_source_that_another_writer_replaced_is_neither_moved_nor_removed() {
+    let world = World::new();
+    world.live(async |life| {
+        let there = world.put("a", b"content").await;
+        world.put("a", b"theirs").await;
+        life.writer.rename(&there.id, &key("b"), Precondition::Absent).await.unwrap_err();
+        assert_eq!((world.bytes("a").unwrap(), world.bytes("b")), (b"theirs".to_vec(), None));
+    });
+}
+
+#[test]
+fn a_move_that_cannot_reach_the_bucket_does_not_happen_later() {
+    let world = World::new();
+    world.fail(Op::Copy, When::Always, Action::FailBefore(NOT_NOW));
+    world.live(async |life| {
+        let there = world.put("a", b"content").await;
+        let error = life.writer.rename(&there.id, &key("b"), Precondition::Absent).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        world.faults.clear();
+        life.writer.drained().await;
+        assert_eq!(world.bytes("b"), None);
+    });
+    world.live(async |life| {
+        life.writer.drained().await;
+        assert_eq!(world.bytes("b"), None);
+    });
+}
+
+#[test]
+fn a_move_is_finished_by_the_next_process() {
+    let stages = [
+        (Op::Copy, Action::Stall),
+        (Op::Copy, Action::FailAfter(ErrorKind::Ambiguous)),
+        (Op::Delete, Action::Stall),
+        (Op::Delete, Action::FailAfter(ErrorKind::Ambiguous)),
+    ];
+    for (op, action) in stages {
+        let world = World::new();
+        world.fail(op, When::Always, action);
+        world.fail(Op::Head, When::Always, Action::Stall);
+        world.live(async |life| {
+            let there = world.put("a", b"content").await;
+            let target = key("b");
+            let moving = life.writer.rename(&there.id, &target, Precondition::Absent);
+            tokio::time::timeout(std::time::Duration::from_secs(2), moving).await.unwrap_err();
+        });
+        world.faults.clear();
+        world.live(async |life| {
+            life.writer.drained().await;
+            assert_eq!(
+                (world.bytes("a"), world.bytes("b").unwrap()),
+                (None, b"content".to_vec()),
+                "{op} {action:?}"
+            );
+        });
+        world.faults.forget_calls();
+        world.live(async |life| life.writer.drained().await);
+        assert_eq!(world.requests(), "", "it is done");
+    }
+}
+
+#[test]
+fn attributes_are_replaced_once() {
+    for action in [Action::FailAfter(ErrorKind::Ambiguous), Action::FailBefore(NOT_NOW)] {
+        let world = World::new();
+        world.fail(Op::Copy, When::Nth(1), action);
+        world.live(async |life| {
+            let there = world.put("a", b"content").await;
+            let wanted = Attributes { mtime: Some(UnixTime::from_secs(1)), ..Attributes::default() };
+            let amended = life.writer.replace_attributes(&there.id, wanted.clone()).await.unwrap();
+            assert_eq!(amended.attributes, Some(wanted.clone()));
+            world.put("a", b"theirs!").await;
+            let error = life.writer.replace_attributes(&amended.id, wanted).await.unwrap_err();
+            assert!(matches!(error, Error::Conflict { .. }), "{error}");
+        });
+    }
+}
