@@ -50,7 +50,7 @@ fn in_foreground(config: Config) -> Result<Exit, Failure> {
         tell(&format!("{told}{}; Ctrl-C unmounts", recovery(ready.recovered)));
         Ok(())
     })?;
-    Ok(farewell(&left))
+    Ok(farewell(&left, tell))
 }
 
 fn into_background(config: &Config, typed: &[OsString]) -> Result<Exit, Failure> {
@@ -113,11 +113,11 @@ fn serve_behind(config: Config, reporter: &mut Option<Reporter>) -> Result<Exit,
         let reporter = reporter.take().expect("a mount becomes ready once");
         reporter.report(&Report::Ready { pid: std::process::id(), log: log_file, recovered })
     });
-    Ok(farewell(&left?))
+    Ok(farewell(&left?, |text| log::warn!("Unmounted. {text}")))
 }
 
-/// Tells what is pending after the end; in the background, into the log.
-fn farewell(left: &Status) -> Exit {
+/// Tells what is pending after the end.
+fn farewell(left: &Status, tell: impl FnOnce(&str)) -> Exit {
     match pending::farewell(left) {
         None => {
             log::info!("Unmounted; everything is in the bucket");

@@ -85,7 +85,7 @@ pub fn farewell(left: &Status) -> Option<String> {
     if totals.files > NAMES_MAX {
         lines.push(format!("  and {} more", totals.files - NAMES_MAX));
     }
-    lines.push("Mount again to go on: nothing that was sent is sent again.".to_owned());
+    lines.push("Mount again and they go on where they stopped.".to_owned());
     Some(lines.join("\n"))
 }
 
@@ -132,7 +132,7 @@ pub mod tests {
         assert_eq!(
             text,
             "1 upload is not in the bucket yet (50 B to send):\n  dir/2.bin  stuck, 50 % of 100 B (denied?)\n\
-             Mount again to go on: nothing that was sent is sent again."
+             Mount again and they go on where they stopped."
         );
     }
 
