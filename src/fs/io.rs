@@ -9,6 +9,7 @@ use crate::fs::FileSystem;
 use crate::fs::error::{Error, Result};
 use crate::fs::file::{FileState, Source};
 use crate::fs::handles::FileHandle;
+use crate::fs::open::Below;
 use crate::read::ReadStream;
 use crate::types::{ByteRange, Fh, ObjectId, UnixTime};
 use crate::write::{Piece, WriteFile};
@@ -38,7 +39,7 @@ impl FileSystem {
         // Under the content lock, so that the file cannot be let go between the look and the write.
         let mut content = handle.state.content();
         let was_local = content.local().is_some();
-        let local = self.make_local(&handle.state, &mut content)?;
+        let local = self.make_local(&handle.state, &mut content, Below::Object)?;
         local.file.write(offset, bytes)?;
         local.touch(UnixTime::from(SystemTime::now()));
         let key = (!was_local).then(|| local.file.key());
@@ -65,7 +66,8 @@ impl FileSystem {
         if !was_local && size > 0 && content.remote().is_some_and(|object| object.id.size == size) {
             return Ok(());
         }
-        let local = self.make_local(state, &mut content)?;
+        let below = if size == 0 { Below::Nothing } else { Below::Object };
+        let local = self.make_local(state, &mut content, below)?;
         local.file.truncate(size)?;
         local.touch(UnixTime::from(SystemTime::now()));
         let key = (!was_local).then(|| local.file.key());

@@ -203,6 +203,7 @@ impl FileSystem {
         &self,
         state: &FileState,
         content: &'a mut crate::fs::file::Content,
+        below: Below,
     ) -> Result<&'a mut LocalFile> {
         if content.local().is_none() {
             let Source::Remote(object) = &content.source else {
@@ -219,11 +220,24 @@ impl FileSystem {
             };
             let key = object.id.key.clone();
             let expected = Precondition::Matches(object.id.etag.clone());
-            let file = self.writer.create(key, Some(object.id), expected, attributes)?;
+            let base = match below {
+                Below::Object => Some(object.id),
+                Below::Nothing => None,
+            };
+            let file = self.writer.create(key, base, expected, attributes)?;
             content.set_local(LocalFile::new(file));
         }
         content.local().ok_or(Error::BadHandle)
     }
+}
+
+/// What shows through local changes where nothing is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Below {
+    /// The object as it was.
+    Object,
+    /// Nothing: the file has been emptied first.
+    Nothing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -120,6 +120,7 @@ fn killed_in_the_middle_of_close_sends_no_part_twice_but_those_in_flight() {
     let mut cp = copy_in(&rig, &bytes, "big");
     wait_for("half of the parts are stored", RECOVERY_LIMIT, || {
         rig.bucket.done(Operation::UploadPart, "big") >= 10
+            && rig.status()["sessions"][0]["state"] == "sending"
     });
     rig.kill();
     assert!(slow.struck() > 0);

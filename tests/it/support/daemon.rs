@@ -126,11 +126,6 @@ impl Rig {
         assert_eq!(died, Some(None), "the daemon was to die of a signal: {}", self.log());
     }
 
-    /// Whether the daemon has died.
-    pub fn is_dead(&mut self) -> bool {
-        self.daemon.as_mut().is_none_or(|daemon| daemon.try_wait().unwrap().is_some())
-    }
-
     /// Unmounts as a user does, which waits for every upload.
     pub fn unmount(&mut self) {
         let ran = self.tetherfs(&["unmount", self.mountpoint().to_str().unwrap()]);
