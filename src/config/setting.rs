@@ -107,7 +107,7 @@ settings! {
     OnConflict = "on-conflict", Behaviour, Choice(&["keep-both", "fail", "overwrite"]), Some("keep-both"),
         "When somebody else changed the file meanwhile. keep-both: ours becomes NAME.conflict-HOST-TIME. \
          fail: ours stays staged. overwrite: ours replaces theirs";
-    MetadataTtl = "metadata-ttl", Behaviour, Text("TIME"), Some("60s"),
+    MetadataTtl = "metadata-ttl", Behaviour, Text("TIME"), Some("1s"),
         "How long names, sizes and times are believed before the store is asked again";
     CloseTimeout = "close-timeout", Behaviour, Text("TIME"), Some("5m"),
         "How long close() waits without progress before it fails; the upload goes on behind";

@@ -3,6 +3,8 @@
 //! They need root (or a usable `/dev/fuse`) and what `scripts/test.sh` installs. Each test has a bucket, a state directory
 //! and a mountpoint of its own, and takes everything down again, also when it fails.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod support;
 
 mod conformance;
