@@ -1,3 +1,7 @@
 //! The `tetherfs` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tetherfs::cli::run(std::env::args_os().collect()).into()
+}

@@ -1,17 +1,55 @@
 //! File operations: the only room that speaks both inodes and objects.
+//!
+//! Contract: every operation is a plain future or call over our own types; `fuse` decodes and answers, nothing more.
+//! Errors are decided by meaning, here ([`Error`]), and become error numbers in one match.
+//!
+//! What content a file has is one enum, [`file::Source`]: an object, or local changes over one. A file becomes local at
+//! its first change and goes back to being an object when the last handle is closed and all is in the bucket, so no
+//! handle ever writes into a file that has been let go.
+//!
+//! ## Locks, in the order in which they may be taken
+//!
+//! 1. `FileState::gate` (async): exchanges a file's content as a whole. Held across awaits. Never two at once, except by
+//!    `rename`, which takes the source's before the target's and holds [`FileSystem::renaming`] meanwhile.
+//! 2. the table of `file::Files` (sync)
+//! 3. `FileState::content` (sync): which content. Held over local file calls, never across an await.
+//! 4. locks inside `namespace`, `read` and `write`, none of which calls back.
+//!
+//! Reads and writes take only the third. Nothing here waits on the network while a program writes.
 
+mod attr;
+mod commit;
+mod dir;
+mod error;
+mod file;
+mod handles;
+mod io;
+mod lookup;
+mod open;
+mod rename;
 mod status;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::fs::file::{Files, LocalFile};
+use crate::fs::handles::Handles;
 use crate::namespace::Namespace;
-use crate::observe::Metrics;
-use crate::read::Reader;
-use crate::write::{Event, Recovered, Writer};
+use crate::observe::{Metrics, task};
+use crate::read::{self, Reader};
+use crate::types::{ByteRange, Ino, ObjectId, SessionId};
+use crate::write::{BaseError, BaseSource, Event, Recovered, Writer};
 
+pub use crate::namespace::{Attr, DirEntry, FileKind};
+pub use attr::{AttrChanges, MtimeChange, SpaceReport};
+pub use error::{Error, Result};
+pub use open::OpenMode;
+pub use rename::RenameMode;
 pub use status::Status;
 
 /// What the file system promises and to whom.
@@ -36,36 +74,114 @@ pub enum CommitMode {
     Remote,
 }
 
+/// Tells the kernel that what it remembers is no longer so. Calls return at once and may come from any thread.
+pub trait Invalidator: std::fmt::Debug + Send + Sync + 'static {
+    /// Attributes of an inode have changed; its pages are dropped when size or time differ.
+    fn attributes_changed(&self, ino: Ino);
+}
+
 /// The file operations of one mount.
 #[derive(Debug)]
-pub struct FileSystem {}
+pub struct FileSystem {
+    namespace: Arc<Namespace>,
+    reader: Arc<Reader>,
+    writer: Arc<Writer>,
+    options: Options,
+    metrics: Arc<Metrics>,
+    files: Files,
+    handles: Handles,
+    /// Renames and unlinks are done one after another: each is several requests on several names.
+    renaming: tokio::sync::Mutex<()>,
+    invalidator: OnceLock<Arc<dyn Invalidator>>,
+}
 
 impl FileSystem {
     /// Puts the rooms together and takes in what the time before this mount left. Must be called on the runtime.
     pub fn new(
-        _namespace: Arc<Namespace>,
-        _reader: Arc<Reader>,
-        _writer: Arc<Writer>,
-        _recovered: Recovered,
-        _events: mpsc::UnboundedReceiver<Event>,
-        _options: Options,
-        _metrics: Arc<Metrics>,
+        namespace: Arc<Namespace>,
+        reader: Arc<Reader>,
+        writer: Arc<Writer>,
+        options: Options,
+        metrics: Arc<Metrics>,
     ) -> Arc<FileSystem> {
-        unimplemented!()
+        Arc::new(FileSystem {
+            namespace,
+            reader,
+            writer,
+            options,
+            handles: Handles::new(metrics.clone()),
+            metrics,
+            files: Files::default(),
+            renaming: tokio::sync::Mutex::new(()),
+            invalidator: OnceLock::new(),
+        })
+    }
+
+    /// Shows what recovery found under its names, and folds the news about uploads in from now on.
+    pub fn start(self: &Arc<Self>, recovered: Recovered, events: mpsc::UnboundedReceiver<Event>) {
+        for file in recovered.pending {
+            let (key, size, attributes) = (file.key(), file.size(), file.attributes());
+            match self.namespace.adopt(&key, size, &attributes, std::time::Instant::now()) {
+                Ok(ino) => self.files.adopt(ino, key, LocalFile::new(file)),
+                Err(error) => log::error!("Pending upload of {key} cannot be shown in the tree: {error}"),
+            }
+        }
+        task::spawn("fs-events", self.clone().follow(events));
+    }
+
+    /// Whom to tell of changes that did not come through the kernel. Set once, when the mount is up.
+    pub fn set_invalidator(&self, invalidator: Arc<dyn Invalidator>) {
+        // Err means that one is set already, which only a mount that is set up twice could do.
+        let _ = self.invalidator.set(invalidator);
+    }
+
+    /// The counters of this mount.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How long the kernel may believe names and attributes.
+    pub fn ttl(&self) -> Duration {
+        self.namespace.ttl()
     }
 
     /// What is going on.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        Status { sessions: self.writer.sessions(), metrics: self.metrics.snapshot() }
     }
 
     /// Waits until everything acknowledged is in the bucket, or nothing of it can go on.
     pub async fn drained(&self) {
-        unimplemented!()
+        self.writer.drained().await;
+    }
+
+    /// Gives an interrupted or stuck upload and its data up, at the user's word.
+    pub async fn discard(&self, session: SessionId) -> Result<()> {
+        Ok(self.writer.discard(session).await?)
     }
 
     /// Stops: what is not in the bucket goes on at the next mount.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        self.writer.shutdown().await;
+    }
+}
+
+/// Lets uploads read the objects that changes are based on.
+pub fn base_source(reader: Arc<Reader>) -> Arc<dyn BaseSource> {
+    Arc::new(ReaderBase { reader })
+}
+
+struct ReaderBase {
+    reader: Arc<Reader>,
+}
+
+#[async_trait]
+impl BaseSource for ReaderBase {
+    async fn base(&self, object: &ObjectId, range: ByteRange) -> Result<Bytes, BaseError> {
+        match self.reader.open(object.clone()).read(range).await {
+            Ok(bytes) => Ok(bytes),
+            Err(read::Error::Gone(_)) => Err(BaseError::Gone),
+            Err(read::Error::Store(error)) => Err(BaseError::Store(error)),
+        }
     }
 }

@@ -1,9 +1,21 @@
 //! The door to the kernel; the only room that says `fuser`. It decodes, starts and answers, and decides nothing.
+//!
+//! Contract: no callback waits on the network. What is in memory or on the local disk is answered on the kernel's own
+//! thread; anything else moves, with its reply, into a task that has a deadline. A panic costs one request, never the
+//! mount. Notifications leave from one thread, without locks.
+//!
+//! The mount itself is made and taken off by [`device`], because the crate's own unmount can hit a mount that is not ours.
+
+mod adapter;
+mod convert;
+mod device;
+mod notify;
+mod reply;
+mod session;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::fs::FileSystem;
+pub use session::Session;
 
 /// How to mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,29 +41,4 @@ pub enum MountError {
         /// Why, and what to do.
         reason: String,
     },
-}
-
-/// A mount that is being served.
-#[derive(Debug)]
-pub struct Session {}
-
-impl Session {
-    /// Mounts and starts to serve. Callbacks run on threads of their own, their waiting on `runtime`.
-    pub fn mount(
-        _fs: Arc<FileSystem>,
-        _runtime: tokio::runtime::Handle,
-        _options: &Options,
-    ) -> Result<Session, MountError> {
-        unimplemented!()
-    }
-
-    /// Takes the mount off its directory. Without `detach` it fails with EBUSY while files are open.
-    pub fn unmount(&self, _detach: bool) -> std::io::Result<()> {
-        unimplemented!()
-    }
-
-    /// Waits until the kernel has ended the session (by us or by `umount`) and every callback has returned.
-    pub async fn ended(&self) {
-        unimplemented!()
-    }
 }

@@ -3,14 +3,48 @@
 //! Contract: answers from memory while they are fresh (TTL), from the store otherwise; negative answers are remembered
 //! too. A file with local changes is what [`Namespace::set_local`] last said, whatever the store says. Time is passed in.
 //! Directories exist implicitly (a key below them) or by a marker object `dir/`. A key that is no path is not shown.
+//!
+//! * A name costs one HEAD and one LIST of one entry, side by side; one of the two when its kind is known; nothing
+//!   while what is known is fresh. A complete listing answers for every name in its directory, absent ones included.
+//! * Where an object and a directory have one name, the directory is shown and the object is not; such objects and
+//!   keys that are no paths are counted ([`Namespace::hidden_names`]).
+//! * A directory goes away only by `rmdir`: before its last key leaves the store, a marker takes its place.
+//! * Locks: a directory's listing (async) before the tree (sync). The tree is never locked across an await.
+//!
+//! Reading order: `names`, `inode`, `tree` with `edits` (changes made here), `fold` (answers of the store) and
+//! `dropping` (memory), all pure; then `refresh`, `changes` and `listing`, which talk to the store.
+
+mod changes;
+mod dropping;
+mod edits;
+mod fold;
+mod freshness;
+mod inode;
+mod listing;
+mod lookups;
+mod names;
+mod refresh;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::ffi::OsStr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::namespace::edits::LocalState;
+use crate::namespace::freshness::Freshness;
+use crate::namespace::names::Name;
+use crate::namespace::tree::{Answer, Tree};
 use crate::observe::Metrics;
 use crate::store::ObjectStore;
 use crate::types::{Attributes, Ino, Key, ObjectMeta, UnixTime};
+
+pub use listing::Directory;
+
+/// Most inodes and absent names remembered that nobody refers to.
+const DROPPABLE_MAX: usize = 65_536;
 
 /// How names are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,155 +136,187 @@ pub enum Error {
 
 /// The tree of names of one volume.
 #[derive(Debug)]
-pub struct Namespace {}
+pub struct Namespace {
+    store: Arc<dyn ObjectStore>,
+    options: Options,
+    /// Never locked across an await. Shared with open directories, which hold inodes.
+    tree: Arc<Mutex<Tree>>,
+    hidden: HiddenCounts,
+}
 
-/// An open directory: a listing that stays the same while it is read.
-#[derive(Debug)]
-pub struct Directory {}
+/// Objects met that are not shown, each time they are met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HiddenNames {
+    /// Objects whose name a directory has.
+    pub collisions: u64,
+    /// Keys that are no paths: an empty part, `.`, `..`, or a part above 255 bytes.
+    pub odd_keys: u64,
+}
 
 impl Namespace {
     /// The tree of a store. No request is made.
-    pub fn new(_store: Arc<dyn ObjectStore>, _options: Options, _metrics: Arc<Metrics>) -> Arc<Namespace> {
-        unimplemented!()
+    pub fn new(store: Arc<dyn ObjectStore>, options: Options, _metrics: Arc<Metrics>) -> Arc<Namespace> {
+        let tree = Arc::new(Mutex::new(Tree::new(DROPPABLE_MAX)));
+        Arc::new(Namespace { store, options, tree, hidden: HiddenCounts::default() })
     }
 
     /// How long the kernel may believe an answer.
     pub fn ttl(&self) -> Duration {
-        unimplemented!()
+        self.options.ttl
     }
 
-    /// Finds a name. The kernel's lookup count of the inode grows by one.
-    pub async fn lookup(&self, _parent: Ino, _name: &OsStr, _now: Instant) -> Result<Attr, Error> {
-        unimplemented!()
+    /// Objects that were met and are not shown.
+    pub fn hidden_names(&self) -> HiddenNames {
+        HiddenNames {
+            collisions: self.hidden.collisions.load(Ordering::Relaxed),
+            odd_keys: self.hidden.odd_keys.load(Ordering::Relaxed),
+        }
     }
 
     /// The kernel gives back `count` of its lookups.
-    pub fn forget(&self, _ino: Ino, _count: u64) {
-        unimplemented!()
-    }
-
-    /// Attributes, asked anew when they are no longer fresh.
-    pub async fn attr(&self, _ino: Ino, _now: Instant) -> Result<Attr, Error> {
-        unimplemented!()
-    }
-
-    /// Attributes as last known, fresh or not. No request.
-    pub fn attr_known(&self, _ino: Ino) -> Result<Attr, Error> {
-        unimplemented!()
-    }
-
-    /// The version that is under the file's key, asked anew when it is no longer fresh; `None` when there is no object
-    /// yet (a file that exists only locally). With metadata where the store has it.
-    pub async fn object(&self, _ino: Ino, _now: Instant) -> Result<Option<ObjectMeta>, Error> {
-        unimplemented!()
-    }
-
-    /// The key of a file.
-    pub fn key(&self, _ino: Ino) -> Result<Key, Error> {
-        unimplemented!()
-    }
-
-    /// The key a name would have.
-    pub fn child_key(&self, _parent: Ino, _name: &OsStr) -> Result<Key, Error> {
-        unimplemented!()
-    }
-
-    /// Adds a file that exists only locally so far; counts as one lookup. `Exists` if a name is known to be there
-    /// (asks the store when what is known is not fresh).
-    pub async fn create(
-        &self,
-        _parent: Ino,
-        _name: &OsStr,
-        _attributes: Attributes,
-        _now: Instant,
-    ) -> Result<Attr, Error> {
-        unimplemented!()
-    }
-
-    /// Adds a file with local changes found at mount, with the directories above it. No lookup is counted, no request made.
-    pub fn adopt(
-        &self,
-        _key: &Key,
-        _size: u64,
-        _attributes: &Attributes,
-        _now: Instant,
-    ) -> Result<Ino, Error> {
-        unimplemented!()
-    }
-
-    /// The file has local changes and looks like this until the next call or [`Namespace::committed`].
-    pub fn set_local(&self, _ino: Ino, _size: u64, _attributes: &Attributes) {
-        unimplemented!()
-    }
-
-    /// The file is this object now, and has no local changes.
-    pub fn committed(&self, _ino: Ino, _object: &ObjectMeta, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// What is known of the file is no longer believed; the next look asks the store. Local changes are not affected.
-    pub fn expire(&self, _ino: Ino) {
-        unimplemented!()
-    }
-
-    /// Takes a file's name away from the tree (its object is removed by [`Namespace::unlink`]'s caller or never existed).
-    pub fn remove(&self, _parent: Ino, _name: &OsStr, _now: Instant) {
-        unimplemented!()
-    }
-
-    /// Removes a file: the object under its key, if there is one, and the name. Returns the inode.
-    pub async fn unlink(&self, _parent: Ino, _name: &OsStr, _now: Instant) -> Result<Ino, Error> {
-        unimplemented!()
-    }
-
-    /// Makes a directory, by its marker object.
-    pub async fn mkdir(
-        &self,
-        _parent: Ino,
-        _name: &OsStr,
-        _attributes: Attributes,
-        _now: Instant,
-    ) -> Result<Attr, Error> {
-        unimplemented!()
-    }
-
-    /// Removes an empty directory.
-    pub async fn rmdir(&self, _parent: Ino, _name: &OsStr, _now: Instant) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Moves a file's name in the tree, over a file that is there. The objects are the caller's affair.
-    /// Returns the inode that was replaced.
-    pub fn rename(
-        &self,
-        _parent: Ino,
-        _name: &OsStr,
-        _new_parent: Ino,
-        _new_name: &OsStr,
-        _now: Instant,
-    ) -> Result<Option<Ino>, Error> {
-        unimplemented!()
-    }
-
-    /// Opens a directory for reading. No request is made.
-    pub fn open_directory(&self, _ino: Ino) -> Result<Directory, Error> {
-        unimplemented!()
-    }
-
-    /// Entries behind `offset` (0 at first), at least one unless the end is reached; without `.` and `..`.
-    /// Local files are among them. No lookups are counted: for entries handed to the kernel with attributes,
-    /// call [`Namespace::remember`].
-    pub async fn read_directory(
-        &self,
-        _directory: &Directory,
-        _offset: u64,
-        _now: Instant,
-    ) -> Result<Arc<Vec<DirEntry>>, Error> {
-        unimplemented!()
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.tree().forget(ino, count);
     }
 
     /// The kernel was given an entry with its attributes: its lookup count grows by one.
-    pub fn remember(&self, _ino: Ino) {
-        unimplemented!()
+    pub fn remember(&self, ino: Ino) {
+        if self.tree().count(ino).is_err() {
+            // The kernel will be told `Stale` when it asks for the inode, and looks the name up again.
+            log::debug!("Inode {ino} was given to the kernel after it was dropped");
+        }
     }
+
+    /// Keeps an inode known, whatever the kernel forgets, until [`Namespace::release`] was called as often: for open
+    /// handles. `Stale`.
+    pub fn hold(&self, ino: Ino) -> Result<(), Error> {
+        self.tree().hold(ino)
+    }
+
+    /// Takes back one [`Namespace::hold`].
+    pub fn release(&self, ino: Ino) {
+        self.tree().release(ino);
+    }
+
+    /// Attributes as last known, fresh or not. No request. Of a removed file, too, while it is held. `Stale`.
+    pub fn attr_known(&self, ino: Ino) -> Result<Attr, Error> {
+        Ok(self.tree().inode(ino)?.attr(&self.options))
+    }
+
+    /// The key of a file: `Stale`, `IsDirectory`, or `NotFound` when it has no name any more.
+    pub fn key(&self, ino: Ino) -> Result<Key, Error> {
+        self.tree().key(ino)
+    }
+
+    /// The key a name would have as a file: `Stale`, `NotDirectory`, `NotFound` (the directory was removed), `BadName`,
+    /// `NameTooLong`.
+    pub fn child_key(&self, parent: Ino, name: &OsStr) -> Result<Key, Error> {
+        names::file_key(&self.tree().prefix(parent)?, &Name::from_kernel(name)?)
+    }
+
+    /// Adds a file with local changes found at mount, with the directories above it. No lookup is counted, no request made.
+    /// `NotDirectory`, `IsDirectory` where the path meets another one; `BadName` for a key that is no path.
+    pub fn adopt(&self, key: &Key, size: u64, attributes: &Attributes, _now: Instant) -> Result<Ino, Error> {
+        let (above, name) = names::split(key)?;
+        self.tree().adopt(&above, &name, LocalState { size, attributes: attributes.clone() })
+    }
+
+    /// The file has local changes and looks like this until the next call or [`Namespace::committed`].
+    pub fn set_local(&self, ino: Ino, size: u64, attributes: &Attributes) {
+        let state = LocalState { size, attributes: attributes.clone() };
+        if let Err(why) = self.tree().set_local(ino, state) {
+            log::warn!("Local changes of inode {ino} cannot be shown: {why}");
+        }
+    }
+
+    /// The file is this object now, and has no local changes. Nothing happens when the object has another key than the
+    /// file, which then was renamed since. For a directory the object is its marker.
+    pub fn committed(&self, ino: Ino, object: &ObjectMeta, now: Instant) {
+        let fresh = self.fresh_since(now);
+        if let Err(why) = self.tree().committed(ino, object, fresh) {
+            log::debug!("The commit of inode {ino} is not shown: {why}");
+        }
+    }
+
+    /// This object is under the file's key now, and the file has local changes that are younger. Without this call a file
+    /// that was created here is taken for one that the store does not have, and its removal leaves the object behind.
+    pub fn committed_earlier(&self, ino: Ino, object: &ObjectMeta, now: Instant) {
+        let fresh = self.fresh_since(now);
+        if let Err(why) = self.tree().committed_earlier(ino, object, fresh) {
+            log::debug!("The commit of an earlier content of inode {ino} is not noted: {why}");
+        }
+    }
+
+    /// What is known of the file is no longer believed; the next look asks the store. Local changes are not affected.
+    pub fn expire(&self, ino: Ino) {
+        self.tree().expire(ino);
+    }
+
+    /// Takes a file's name away from the tree (its object is removed by [`Namespace::unlink`]'s caller or never existed).
+    pub fn remove(&self, parent: Ino, name: &OsStr, now: Instant) {
+        let removed = Name::from_kernel(name).and_then(|name| {
+            let mut tree = self.tree();
+            if let Answer::Present(ino) = tree.last_known(parent, &name)? {
+                tree.require_file(ino)?;
+            }
+            tree.remove(parent, &name, self.fresh_since(now))
+        });
+        if let Err(why) = removed {
+            log::debug!("A name in directory {parent} is not removed: {why}");
+        }
+    }
+
+    /// Moves a file's name in the tree, over a file that is there. The objects are the caller's affair: before an
+    /// object leaves, [`Namespace::keep_directory`]; when it has arrived, [`Namespace::committed`].
+    /// Returns the inode that was replaced. `NotFound`, `IsDirectory` for either, `NameTooLong`, `BadName`.
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new_parent: Ino,
+        new_name: &OsStr,
+        now: Instant,
+    ) -> Result<Option<Ino>, Error> {
+        let (name, new_name) = (Name::from_kernel(name)?, Name::from_kernel(new_name)?);
+        let absence = self.fresh_since(now);
+        self.tree().rename((parent, &name), (new_parent, &new_name), now, absence)
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        lock(&self.tree)
+    }
+
+    fn fresh_since(&self, now: Instant) -> Freshness {
+        Freshness::of(now, self.options.ttl)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HiddenCounts {
+    collisions: AtomicU64,
+    odd_keys: AtomicU64,
+}
+
+impl HiddenCounts {
+    fn note_collisions(&self, count: u64, directory: &str) {
+        if count > 0 && self.collisions.fetch_add(count, Ordering::Relaxed) == 0 {
+            log::warn!(
+                "Below '{directory}' an object has the name of a directory and is not shown; \
+                 rename one of the two to see both (said once)"
+            );
+        }
+    }
+
+    fn note_odd_keys(&self, count: u64, directory: &str) {
+        if count > 0 && self.odd_keys.fetch_add(count, Ordering::Relaxed) == 0 {
+            log::warn!(
+                "Below '{directory}' there are keys that are no paths (an empty part, '.', '..', or a part above 255 \
+                 bytes) and are not shown; rename them with another tool to see them (said once)"
+            );
+        }
+    }
+}
+
+/// A panic under the lock is a defect that costs its request; what it left of the tree still serves the others.
+fn lock(tree: &Mutex<Tree>) -> MutexGuard<'_, Tree> {
+    tree.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -33,7 +33,7 @@ names! {
         StoreRequests => "store_requests",
         /// Requests sent again after a failure.
         StoreRetries => "store_retries",
-        /// Requests that failed for good.
+        /// Requests that failed, each attempt for itself.
         StoreErrors => "store_errors",
         /// Object bytes received from the store.
         FetchedBytes => "fetched_bytes",

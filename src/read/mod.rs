@@ -4,16 +4,39 @@
 //! however many ask for it at the same time, a broken fetch goes on from its last good byte, and what arrived is kept
 //! in the cache in whole chunks as it arrives, so that a crash loses at most what was in flight. Memory held is bounded
 //! by [`Options::memory_bytes`]. The room has never heard of an inode, a path or FUSE.
+//!
+//! Lock order: a stream's steering, then the table of chunks, then the cache's own locks, of which only the short ones
+//! are taken under the table. No lock is held across an await.
 
-use std::sync::Arc;
+mod budget;
+mod fetch;
+mod flight;
+mod patience;
+mod plan;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+pub use stream::ReadStream;
 
 use crate::cache::ChunkCache;
 use crate::observe::Metrics;
+use crate::read::flight::Table;
 use crate::store::ObjectStore;
-use crate::types::{ByteRange, ByteSize, ObjectId};
+use crate::types::{ByteSize, ObjectId};
+
+/// Bytes a chunk when there is no cache that has its own.
+const CHUNK_BYTES_UNCACHED: u64 = 256 << 10;
+/// Memory for at least this many chunks is taken, however little is allowed: fewer cannot be read with.
+const MEMORY_CHUNKS_MIN: u64 = 4;
 
 /// How reading goes about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,43 +68,66 @@ pub enum Error {
 
 /// The read side of a volume.
 #[derive(Debug)]
-pub struct Reader {}
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+/// What all streams and fetches of a reader have in common.
+pub(crate) struct Shared {
+    store: Arc<dyn ObjectStore>,
+    cache: Option<Arc<ChunkCache>>,
+    options: Options,
+    metrics: Arc<Metrics>,
+    /// Streams are used from threads that are not the runtime's.
+    runtime: Handle,
+    chunk_bytes: u64,
+    table: Mutex<Table>,
+    /// Told when memory may have become free.
+    freed: Notify,
+}
 
 impl Reader {
     /// A reader over a store, with a cache or without. Must be called on the runtime that will do the fetching.
     pub fn new(
-        _store: Arc<dyn ObjectStore>,
-        _cache: Option<Arc<ChunkCache>>,
-        _options: Options,
-        _metrics: Arc<Metrics>,
+        store: Arc<dyn ObjectStore>,
+        cache: Option<Arc<ChunkCache>>,
+        options: Options,
+        metrics: Arc<Metrics>,
     ) -> Arc<Reader> {
-        unimplemented!()
+        let chunk_bytes = cache.as_ref().map_or(CHUNK_BYTES_UNCACHED, |cache| cache.chunk_bytes());
+        let memory_bytes = options.memory_bytes.0.max(MEMORY_CHUNKS_MIN * chunk_bytes);
+        let shared = Shared {
+            store,
+            cache,
+            options,
+            metrics,
+            runtime: Handle::current(),
+            chunk_bytes,
+            table: Mutex::new(Table::new(memory_bytes)),
+            freed: Notify::new(),
+        };
+        Arc::new(Reader { shared: Arc::new(shared) })
     }
 
     /// A stream over one version of an object; one for each open handle, so that each has its own window. No I/O.
-    pub fn open(self: &Arc<Self>, _object: ObjectId) -> ReadStream {
-        unimplemented!()
+    pub fn open(self: &Arc<Self>, object: ObjectId) -> ReadStream {
+        ReadStream::new(self.shared.clone(), object)
     }
 }
 
-/// One handle's view of one version of an object.
-#[derive(Debug)]
-pub struct ReadStream {}
-
-impl ReadStream {
-    /// The version it reads.
-    pub fn object(&self) -> &ObjectId {
-        unimplemented!()
+impl Shared {
+    /// A panic while the table was locked has cost one request; the table is changed in single steps.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Appends the bytes of `range` (cut at the object's end) to `out` and returns true, if that needs no waiting on
-    /// the network. Otherwise leaves `out` as it was. Never blocks on more than a local file.
-    pub fn read_now(&self, _range: ByteRange, _out: &mut Vec<u8>) -> bool {
-        unimplemented!()
-    }
-
-    /// The bytes of `range`, cut at the object's end.
-    pub async fn read(&self, _range: ByteRange) -> Result<Bytes, Error> {
-        unimplemented!()
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("store", &self.store)
+            .field("options", &self.options)
+            .field("table", &self.table)
+            .finish_non_exhaustive()
     }
 }

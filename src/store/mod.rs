@@ -38,7 +38,7 @@ pub use model::{
     UploadKind, UploadOptions, UploadStatus,
 };
 pub use open::{OpenError, Options, open};
-pub use s3::{AddressingStyle, S3Options};
+pub use s3::{AddressingStyle, Identity, KeyPair, S3Options};
 
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 
@@ -66,7 +66,7 @@ pub trait ObjectStore: std::fmt::Debug + Send + Sync + 'static {
     /// Copies an object on the server, whatever its size, pinned to the source's version.
     async fn copy(&self, source: &ObjectId, target: &Key, options: CopyOptions) -> Result<ObjectMeta>;
 
-    /// Removes an object. Removing what is not there succeeds, except under `if_match`.
+    /// Removes an object. Removing what is not there succeeds; under `if_match` it may also be `Precondition` or `NotFound`.
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<()>;
 
     /// Removes objects, in as few requests as the store allows. One result a key, in order.

@@ -1,10 +1,16 @@
 //! From a location to a store with its wrappers around it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::Metrics;
-use crate::store::{Location, ObjectStore, S3Options};
+use crate::store::s3::S3Store;
+use crate::store::wrap::{LimitStore, MeterStore, RetryOptions, RetryStore};
+use crate::store::{LocalStore, Location, ObjectStore, S3Options};
+
+/// Upper bound of the first wait between two attempts.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
 /// How a store is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,9 +51,76 @@ pub enum OpenError {
 /// Opens a volume: finds credentials, checks that the bucket is there, probes what the server can do, and puts the
 /// wrappers around the back end.
 pub async fn open(
-    _location: &Location,
-    _options: &Options,
-    _metrics: Arc<Metrics>,
+    location: &Location,
+    options: &Options,
+    metrics: Arc<Metrics>,
 ) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    unimplemented!()
+    options.check()?;
+    let back_end: Arc<dyn ObjectStore> = match location {
+        Location::S3 { bucket, prefix } => {
+            Arc::new(S3Store::open(bucket, prefix, &options.s3, options.stall_timeout).await?)
+        }
+        Location::Local { directory } => Arc::new(open_local(directory)?),
+    };
+    Ok(wrap(back_end, options, metrics))
+}
+
+impl Options {
+    fn check(&self) -> Result<(), OpenError> {
+        let wrong = |what: &str| Err(OpenError::Options(format!("{what} must be at least 1")));
+        if self.requests_max == 0 {
+            return wrong("the number of requests in flight");
+        }
+        if self.attempts_max == 0 {
+            return wrong("the number of attempts");
+        }
+        if self.stall_timeout.is_zero() {
+            return Err(OpenError::Options("the stall time-out must be above zero".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The wrappers, from the inside: every request is counted, each attempt holds a permit, failures are tried again.
+fn wrap(back_end: Arc<dyn ObjectStore>, options: &Options, metrics: Arc<Metrics>) -> Arc<dyn ObjectStore> {
+    let metered = Arc::new(MeterStore::new(back_end, metrics.clone()));
+    let limited = Arc::new(LimitStore::new(metered, options.requests_max, metrics.clone()));
+    let retry = RetryOptions {
+        attempts_max: options.attempts_max,
+        backoff_first: BACKOFF_FIRST.min(options.backoff_max),
+        backoff_max: options.backoff_max,
+    };
+    Arc::new(RetryStore::new(limited, retry, metrics))
+}
+
+fn open_local(directory: &Path) -> Result<LocalStore, OpenError> {
+    LocalStore::open(directory).map_err(|source| OpenError::Store {
+        volume: format!("file://{}", directory.display()),
+        source,
+        advice: "Make the directory, or check who may read and write it".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_would_wait_forever_are_refused() {
+        let sound = Options {
+            s3: S3Options::default(),
+            requests_max: 1,
+            stall_timeout: Duration::from_secs(1),
+            attempts_max: 1,
+            backoff_max: Duration::from_secs(1),
+        };
+        assert!(sound.check().is_ok());
+        for broken in [
+            Options { requests_max: 0, ..sound.clone() },
+            Options { attempts_max: 0, ..sound.clone() },
+            Options { stall_timeout: Duration::ZERO, ..sound.clone() },
+        ] {
+            assert!(matches!(broken.check(), Err(OpenError::Options(_))), "{broken:?}");
+        }
+    }
 }

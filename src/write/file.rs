@@ -348,8 +348,16 @@ impl WriteFile {
     /// same. What is already sealed keeps the object's former name.
     pub fn moved(&self, object: &ObjectId) {
         let mut state = self.lock();
-        if let Some(base) = state.base.as_mut().filter(|base| base.object.size == object.size) {
-            base.object = object.clone();
+        let state = &mut *state;
+        let Some(base) = state.base.as_mut().filter(|base| base.object.size == object.size) else {
+            return;
+        };
+        base.object = object.clone();
+        if state.sealed.is_none() {
+            // The next content must not go on from the commit under the former name: it stands over this base, alone.
+            if state.since.take().is_some_and(|since| since.session == state.session) {
+                state.session = self.context.book.next_session();
+            }
         }
     }
 

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::observe::Metrics;
-use crate::store::{ObjectStore, Precondition};
+use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::context::{Command, Context, GiveUpBy};
 use crate::write::file::{Beginning, Left};
@@ -40,6 +40,9 @@ use crate::write::upload::{Base, Move, MoveState};
 
 pub use context::killpoint::{KillAt, KillAtError, KillPoint};
 pub use file::WriteFile;
+
+/// Part of this room's face: what a file's commit expects, and what the errors below hold.
+pub use crate::store::{Error as StoreError, ErrorKind as StoreErrorKind, Precondition};
 
 /// How writing goes about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -339,8 +342,13 @@ pub enum SessionPhase {
 pub enum Piece {
     /// These bytes, from staging.
     Staged(Vec<u8>),
-    /// These bytes of the base object.
-    Base(ByteRange),
+    /// These bytes of the object below.
+    Base {
+        /// Which object.
+        object: ObjectId,
+        /// Which bytes of it.
+        range: ByteRange,
+    },
     /// This many zeros.
     Zeros(u64),
 }

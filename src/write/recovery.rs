@@ -242,13 +242,43 @@ impl Recovery<'_> {
         }
     }
 
-    /// Written to so shortly before the end that nobody knows which bytes there are: for the user to look at.
+    /// Written to so shortly before the end that no record says which bytes there are. A new file's bytes are found by
+    /// themselves; changes to an object are set aside, for the user to look at.
     fn unnoted(&mut self, file: FileId, entry: &FileRecord) {
-        if self.context.area.leftovers().contains(&file.0) {
+        if let Some(content) = self.salvaged(file, entry) {
+            let noted = FileRecord { progress: Some(Box::new(content.clone())), ..entry.clone() };
+            self.interrupted(file, &noted, &content);
+        } else if self.context.area.leftovers().contains(&file.0) {
             log::warn!("{} was being written when the last mount died", entry.upload.key);
             self.set_aside_and_give_up(file);
         } else if self.recorded(file, SessionEvent::GivenUp) {
             self.jobs.insert(file, Job::new(None));
+        }
+    }
+
+    fn salvaged(&self, file: FileId, entry: &FileRecord) -> Option<Content> {
+        if entry.base.as_ref().is_some_and(|base| base.valid > 0) {
+            return None;
+        }
+        let found = self.context.area.salvage(file.0);
+        let found = found.inspect_err(|error| log::warn!("Staging file {} cannot be read: {error}", file.0));
+        let (extents, size) = found.ok().flatten().filter(|(extents, _)| !extents.is_empty())?;
+        let content = Content {
+            session: entry.session,
+            size,
+            dirty: extents.iter().map(|extent| extent.range).collect(),
+            extents,
+            base: None,
+            change: None,
+            attributes: entry.attributes.clone(),
+        };
+        let record = Record::Progress { file, content: Box::new(content.clone()) };
+        match self.context.book.record(&record) {
+            Ok(_) => Some(content),
+            Err(error) => {
+                log::error!("File {} cannot be taken up: {}", file.0, Error::from(error));
+                None
+            }
         }
     }
 

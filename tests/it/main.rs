@@ -1,3 +1,13 @@
-//! Tests from outside: real mounts, real servers, crashes.
+//! Tests from outside: the real binary, real mounts, real servers, real crashes.
+//!
+//! They need root (or a usable `/dev/fuse`) and what `scripts/test.sh` installs. Each test has a bucket, a state directory
+//! and a mountpoint of its own, and takes everything down again, also when it fails.
 
-fn main() {}
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+mod conformance;
+mod crash;
+mod errors;
+mod mount;

@@ -133,9 +133,8 @@ impl FileState {
     /// What is seen where nothing is staged.
     pub fn show_through(&self, range: ByteRange, pieces: &mut Vec<Piece>) {
         let valid = self.base.as_ref().map_or(0, |base| base.valid);
-        let of_base = range.clip(valid);
-        if !of_base.is_empty() {
-            pieces.push(Piece::Base(of_base));
+        if let Some(base) = self.base.as_ref().filter(|_| range.start < valid) {
+            pieces.push(Piece::Base { object: base.object.clone(), range: range.clip(valid) });
         }
         if range.end > valid.max(range.start) {
             pieces.push(Piece::Zeros(range.end - valid.max(range.start)));

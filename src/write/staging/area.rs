@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::durable::{Disk, RealDisk};
 use crate::observe::{Counter, Gauge, Metrics};
 use crate::types::{ByteRange, ByteSize};
-use crate::write::extents::{Extent, Layout, LocalFile};
+use crate::write::extents::{EXTENT_BYTES_MAX, Extent, Layout, LocalFile, Place};
 use crate::write::staging::local::{LocalFiles, bytes_on_disk, file_name, id_in_name};
 use crate::write::staging::{ReopenError, Staging, StagingError};
 
@@ -87,6 +87,20 @@ impl StagingArea {
             ledger.used += layout.bytes_taken();
         });
         Ok(Staging::new(Arc::clone(self), id, files, layout, size))
+    }
+
+    /// What a leftover holds of which no record says anything, and the size it had: whole pages of its home file, so it
+    /// is right only for a file that nothing shows through of. `None` when it has other bytes, whose place is not known.
+    pub fn salvage(&self, id: u64) -> io::Result<Option<(Vec<Extent>, u64)>> {
+        let files = LocalFiles::new(&self.directory, id);
+        if files.open_existing(LocalFile::Spill)? > 0 {
+            return Ok(None);
+        }
+        let size = files.open_existing(LocalFile::Home)?;
+        let pages = files.pages(LocalFile::Home)?;
+        let pieces = pages.within(ByteRange::new(0, size)).flat_map(|range| range.split(EXTENT_BYTES_MAX));
+        let extents = pieces.map(|range| Extent { range, place: Place::Home, crc: None }).collect();
+        Ok(Some((extents, size)))
     }
 
     /// Ids that have files here and no living [`Staging`], ascending.

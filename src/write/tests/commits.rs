@@ -95,7 +95,10 @@ fn a_change_in_the_middle_sends_one_part_and_copies_the_rest() {
         assert_eq!(world.faults.bytes(Op::PutPart), 16 * KIB + 4, "one smallest part, and what was appended");
         assert_eq!(
             file.read(ByteRange::at(299_999, 2)).unwrap(),
-            [Piece::Base(ByteRange::at(299_999, 1)), Piece::Staged(vec![7]),]
+            [
+                Piece::Base { object: file.base().unwrap(), range: ByteRange::at(299_999, 1) },
+                Piece::Staged(vec![7]),
+            ]
         );
     });
 }
@@ -113,7 +116,11 @@ fn holes_and_cuts_read_as_zeros_here_and_there() {
         content.push(2);
         assert_eq!(
             file.read(ByteRange::new(0, 1000)).unwrap(),
-            [Piece::Base(ByteRange::new(0, 10)), Piece::Zeros(15), Piece::Staged(vec![2]),]
+            [
+                Piece::Base { object: file.base().unwrap(), range: ByteRange::new(0, 10) },
+                Piece::Zeros(15),
+                Piece::Staged(vec![2]),
+            ]
         );
         file.commit().await.unwrap();
         assert_eq!(world.bytes("h").unwrap(), content);

@@ -86,14 +86,15 @@ impl PartLayout {
         let parts_max = limits.parts_max.max(1);
         let with =
             |first_bytes, step| PartLayout { first_bytes, step, part_bytes_min, part_bytes_max, parts_max };
-        let first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
         let reachable = u64::from(parts_max).saturating_mul(part_bytes_max);
         // A maximum that the store's own parts cannot reach is none; close to what they reach is large enough.
         let object_bytes_max =
             if object_bytes_max > reachable { reachable - reachable / 16 } else { object_bytes_max };
-        if with(first_bytes, 1).capacity() < object_bytes_max {
-            // Not even the fastest growth reaches the store's own maximum; only largest parts from the start come close.
-            return with(part_bytes_max, parts_max);
+        let mut first_bytes = part_bytes.clamp(part_bytes_min, part_bytes_max);
+        // Where not even the fastest growth reaches the store's maximum, the first parts are larger, but no larger than
+        // that needs: everyday files begin with them.
+        while with(first_bytes, 1).capacity() < object_bytes_max && first_bytes < part_bytes_max {
+            first_bytes = first_bytes.saturating_mul(2).min(part_bytes_max);
         }
         let (mut low, mut high) = (1, parts_max);
         while low < high {

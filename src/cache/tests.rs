@@ -1,0 +1,501 @@
+//! The cache as its users see it, on real files.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::cache::{CachedObject, ChunkCache, Options};
+use crate::observe::{Counter, Gauge, Metrics};
+use crate::types::{ByteRange, ByteSize, ETag, Key, ObjectId};
+
+const CHUNK: u64 = 4096;
+const GROUP: u64 = 16 * CHUNK;
+
+fn object(key: &str, size: u64) -> ObjectId {
+    ObjectId { key: Key::new(key).unwrap(), etag: ETag::new("v1"), size }
+}
+
+/// Bytes that differ between objects and places.
+fn content(id: &ObjectId, range: ByteRange) -> Vec<u8> {
+    let salt = id.key.as_str().bytes().fold(7u64, |sum, byte| sum * 31 + u64::from(byte));
+    (range.start..range.end).map(|at| ((at ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
+}
+
+fn open_once(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::default());
+    let options =
+        Options { directory: directory.into(), bytes_max: ByteSize(bytes_max), chunk_bytes: ByteSize(CHUNK) };
+    let cache = ChunkCache::open("memory://test", options, metrics.clone()).unwrap();
+    if let Some(disk) = cache.disk() {
+        assert!(disk.scan_end.wait(Duration::from_secs(60)));
+    }
+    (cache, metrics)
+}
+
+fn open_limited(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let opened = open_once(directory, bytes_max);
+        // A program that another test starts has our lease as well, from its fork to its exec.
+        if opened.0.disk().is_some() {
+            return opened;
+        }
+        assert!(Instant::now() < deadline, "the lease is not given back");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn open(directory: &Path) -> (Arc<ChunkCache>, Arc<Metrics>) {
+    open_limited(directory, 1 << 30)
+}
+
+fn put(cached: &CachedObject, id: &ObjectId, range: ByteRange) {
+    cached.put(range.start, &content(id, range));
+}
+
+fn read(cached: &CachedObject, range: ByteRange) -> Option<Vec<u8>> {
+    let mut out = b"before".to_vec();
+    let found = cached.read(range, &mut out);
+    assert_eq!(&out[..6], b"before");
+    assert!(found || out.len() == 6, "a miss leaves the buffer as it was");
+    found.then(|| out.split_off(6))
+}
+
+/// Reads what must be here, and be right.
+#[track_caller]
+fn check(cached: &CachedObject, id: &ObjectId, range: ByteRange) {
+    let bytes = read(cached, range);
+    assert!(bytes.is_some(), "{range:?} is not here");
+    assert!(bytes == Some(content(id, range)), "{range:?} has other bytes");
+}
+
+#[track_caller]
+fn check_absent(cached: &CachedObject, range: ByteRange) {
+    assert!(read(cached, range).is_none(), "{range:?} is here");
+}
+
+fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, suffix));
+        } else if path.to_str().unwrap().ends_with(suffix) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn disk_bytes(directory: &Path) -> u64 {
+    let of = |path: PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
+    files(directory, ".data").into_iter().chain(files(directory, ".map")).map(of).sum()
+}
+
+#[test]
+fn what_was_put_is_read_in_any_cut_and_after_reopening() {
+    let home = TempDir::new().unwrap();
+    let id = object("dir/file", 10 * CHUNK + 100);
+    let whole = ByteRange::new(0, id.size);
+    {
+        let (cache, metrics) = open(home.path());
+        let cached = cache.object(&id);
+        assert!(cached.present().is_empty());
+        assert_eq!(files(home.path(), ".map").len(), 0, "files are made by the first put");
+        put(&cached, &id, ByteRange::new(2 * CHUNK, 5 * CHUNK));
+        put(&cached, &id, ByteRange::new(10 * CHUNK, id.size));
+        let present: Vec<_> = cached.present().iter().collect();
+        assert_eq!(present, [ByteRange::new(2 * CHUNK, 5 * CHUNK), ByteRange::new(10 * CHUNK, id.size)]);
+        check_absent(&cached, ByteRange::new(2 * CHUNK, 5 * CHUNK + 1));
+        put(&cached, &id, whole);
+        assert_eq!(metrics.count(Counter::CacheBypassed), 0);
+    }
+    let (cache, metrics) = open(home.path());
+    let cached = cache.object(&id);
+    assert_eq!(cached.present().iter().collect::<Vec<_>>(), [whole]);
+    let middle = cached.present_within(ByteRange::new(CHUNK + 1, 2 * CHUNK + 1));
+    assert_eq!(middle.iter().collect::<Vec<_>>(), [ByteRange::new(CHUNK, 3 * CHUNK)]);
+    let mut seed = fastrand::Rng::with_seed(1);
+    for _ in 0..500 {
+        let (a, b) = (seed.u64(0..=id.size), seed.u64(0..=id.size));
+        let range = ByteRange::new(a.min(b), a.max(b));
+        check(&cached, &id, range);
+    }
+    assert_eq!(metrics.count(Counter::CacheDamaged), 0);
+    let other = ObjectId { etag: ETag::new("v2"), ..id };
+    assert!(cache.object(&other).present().is_empty(), "another version is another object");
+}
+
+#[test]
+fn small_reads_check_a_chunk_once_and_serve_memory() {
+    let home = TempDir::new().unwrap();
+    let (cache, metrics) = open(home.path());
+    let id = object("a", CHUNK);
+    let cached = cache.object(&id);
+    put(&cached, &id, ByteRange::new(0, CHUNK));
+    check(&cached, &id, ByteRange::new(0, 100));
+    // The checked bytes are in memory: damage on disk can neither be served nor seen by a part of the same chunk.
+    File::options()
+        .write(true)
+        .open(&files(home.path(), ".data")[0])
+        .unwrap()
+        .write_all_at(b"bad", 200)
+        .unwrap();
+    let second = ByteRange::new(100, 300);
+    check(&cached, &id, second);
+    check_absent(&cached, ByteRange::new(0, CHUNK));
+    assert_eq!(metrics.count(Counter::CacheDamaged), 1);
+}
+
+#[test]
+fn a_flipped_byte_anywhere_is_a_miss_and_heals() {
+    let home = TempDir::new().unwrap();
+    let id = object("a", 3 * CHUNK + 17);
+    let whole = ByteRange::new(0, id.size);
+    {
+        let (cache, _) = open(home.path());
+        put(&cache.object(&id), &id, whole);
+    }
+    let (data, map) = (files(home.path(), ".data").remove(0), files(home.path(), ".map").remove(0));
+    // Of the header's filling every seventh byte, of all else each.
+    let map_bytes = fs::metadata(&map).unwrap().len();
+    let at_map = (0..map_bytes).filter(|at| !(100..500).contains(at) || at % 7 == 0);
+    let mut places: Vec<(&Path, u64)> = at_map.map(|at| (map.as_path(), at)).collect();
+    places.extend((0..id.size).step_by(97).map(|at| (data.as_path(), at)));
+    places.push((data.as_path(), id.size - 1));
+    for (path, at) in places {
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        let (cache, metrics) = open(home.path());
+        let cached = cache.object(&id);
+        check_absent(&cached, whole);
+        assert!(!cached.present().contains(whole));
+        // What is still there is right, and putting the rest again makes it whole.
+        for chunk in cached.present().iter().collect::<Vec<_>>() {
+            check(&cached, &id, chunk);
+        }
+        put(&cached, &id, whole);
+        check(&cached, &id, whole);
+        assert_eq!(metrics.count(Counter::CacheDamaged), u64::from(path == data));
+    }
+}
+
+#[test]
+fn a_cut_or_missing_file_is_an_empty_cache() {
+    let home = TempDir::new().unwrap();
+    let id = object("a", 3 * CHUNK);
+    let whole = ByteRange::new(0, id.size);
+    for (suffix, len) in [(".data", 0), (".data", CHUNK + 1), (".map", 0), (".map", 100), (".map", 513)] {
+        {
+            let (cache, _) = open(home.path());
+            put(&cache.object(&id), &id, whole);
+        }
+        File::options().write(true).open(&files(home.path(), suffix)[0]).unwrap().set_len(len).unwrap();
+        let (cache, _) = open(home.path());
+        assert!(cache.object(&id).present().is_empty(), "{suffix} of {len}");
+    }
+    for suffix in [".data", ".map"] {
+        {
+            let (cache, _) = open(home.path());
+            put(&cache.object(&id), &id, whole);
+        }
+        fs::remove_file(&files(home.path(), suffix)[0]).unwrap();
+        let shard = files(home.path(), "").into_iter().find(|path| !path.ends_with("lease")).unwrap();
+        fs::write(shard.with_file_name("foreign"), b"x").unwrap();
+        let (cache, metrics) = open(home.path());
+        assert_eq!(
+            files(home.path(), ".map").len() + files(home.path(), ".data").len(),
+            0,
+            "leftovers are removed"
+        );
+        assert_eq!(metrics.level(Gauge::CacheBytes), 0);
+        assert!(cache.object(&id).present().is_empty());
+    }
+}
+
+#[test]
+fn data_without_a_slot_are_given_back() {
+    let home = TempDir::new().unwrap();
+    let id = object("a", 64 * CHUNK);
+    {
+        let (cache, _) = open(home.path());
+        put(&cache.object(&id), &id, ByteRange::new(0, CHUNK));
+    }
+    let data = files(home.path(), ".data").remove(0);
+    File::options()
+        .write(true)
+        .open(&data)
+        .unwrap()
+        .write_all_at(&[1; 40 * CHUNK as usize], 8 * CHUNK)
+        .unwrap();
+    let (cache, metrics) = open(home.path());
+    assert!(metrics.level(Gauge::CacheBytes) >= 41 * CHUNK, "until it is looked into, all of it counts");
+    let cached = cache.object(&id);
+    check(&cached, &id, ByteRange::new(0, CHUNK));
+    assert!(fs::metadata(&data).unwrap().blocks() * 512 <= 2 * CHUNK);
+    assert!(metrics.level(Gauge::CacheBytes) <= 4 * CHUNK);
+}
+
+#[test]
+fn the_least_recently_used_group_goes_first() {
+    let home = TempDir::new().unwrap();
+    let (cache, metrics) = open_limited(home.path(), 4 * (GROUP + 2 * CHUNK) + 2 * CHUNK);
+    let ids: Vec<_> = ["a", "b"].iter().map(|key| object(key, 2 * GROUP)).collect();
+    let held: Vec<_> = ids.iter().map(|id| cache.object(id)).collect();
+    for (id, cached) in ids.iter().zip(&held) {
+        put(cached, id, ByteRange::new(0, 2 * GROUP));
+    }
+    assert_eq!(metrics.count(Counter::CacheEvictedBytes), 0);
+    assert!(read(&held[0], ByteRange::new(0, 1)).is_some());
+    let third = object("c", CHUNK);
+    put(&cache.object(&third), &third, ByteRange::new(0, CHUNK));
+    let first_left: Vec<_> = held[0].present().iter().collect();
+    assert_eq!(first_left, [ByteRange::new(0, GROUP)], "the group that was read stays");
+    assert_eq!(held[1].present().bytes(), 2 * GROUP);
+    assert_eq!(metrics.count(Counter::CacheEvictedBytes), GROUP + 2 * CHUNK);
+}
+
+#[test]
+fn an_object_without_chunks_loses_its_files() {
+    let home = TempDir::new().unwrap();
+    let (cache, _) = open_limited(home.path(), 3 * GROUP);
+    let (a, b) = (object("a", GROUP), object("b", 3 * GROUP));
+    put(&cache.object(&a), &a, ByteRange::new(0, GROUP));
+    assert_eq!(files(home.path(), ".map").len(), 1);
+    let held = cache.object(&b);
+    for chunk in ByteRange::new(0, b.size).split(CHUNK) {
+        put(&held, &b, chunk);
+    }
+    assert!(cache.object(&a).present().is_empty());
+    assert_eq!(files(home.path(), ".map").len(), 1, "only the second object is left");
+}
+
+#[test]
+fn the_limit_holds_at_every_moment_with_many_writers() {
+    let home = TempDir::new().unwrap();
+    let limit = 40 * CHUNK;
+    let (cache, metrics) = open_limited(home.path(), limit);
+    let done = AtomicBool::new(false);
+    let highest = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut highest = 0;
+            while !done.load(Ordering::Relaxed) {
+                highest = highest.max(disk_bytes_racing(home.path()));
+            }
+            highest
+        });
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let cache = cache.clone();
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(writer);
+                    for _ in 0..300 {
+                        let id = object(&format!("o{}", random.u64(0..6)), 40 * CHUNK + 5);
+                        let cached = cache.object(&id);
+                        let chunk = random.u64(0..41);
+                        let range = ByteRange::at(chunk * CHUNK, CHUNK).clip(id.size);
+                        put(&cached, &id, range);
+                        if let Some(bytes) = read(&cached, range) {
+                            assert_eq!(bytes, content(&id, range));
+                        }
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        done.store(true, Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    assert!(highest <= limit, "{highest} bytes on disk at some moment, {limit} allowed");
+    assert!(highest > limit / 2, "the watcher has seen nothing: {highest}");
+    assert!(metrics.level(Gauge::CacheBytes) <= limit);
+    assert!(metrics.count(Counter::CacheEvictedBytes) > 0);
+    assert_eq!(metrics.count(Counter::CacheDamaged), 0);
+}
+
+/// [`disk_bytes`] while files come and go.
+fn disk_bytes_racing(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_bytes_racing(&entry.path()),
+            Ok(metadata) if entry.file_name() != "lease" => metadata.blocks() * 512,
+            Ok(_) | Err(_) => 0,
+        })
+        .sum()
+}
+
+#[test]
+fn a_lowered_limit_holds_at_once_and_keeps_the_most_recent() {
+    let home = TempDir::new().unwrap();
+    let ids: Vec<_> = (0..6).map(|n| object(&format!("o{n}"), 4 * CHUNK)).collect();
+    {
+        let (cache, _) = open(home.path());
+        for id in &ids {
+            put(&cache.object(id), id, ByteRange::new(0, id.size));
+            std::thread::sleep(Duration::from_millis(15));
+        }
+        assert!(read(&cache.object(&ids[0]), ByteRange::new(0, 1)).is_some());
+    }
+    let limit = 3 * 6 * CHUNK;
+    let (cache, metrics) = open_limited(home.path(), limit);
+    assert!(disk_bytes(home.path()) <= limit);
+    assert!(metrics.level(Gauge::CacheBytes) <= limit);
+    let left: Vec<_> =
+        ids.iter().filter(|id| !cache.object(id).present().is_empty()).map(|id| id.key.as_str()).collect();
+    assert_eq!(left, ["o0", "o4", "o5"]);
+}
+
+#[test]
+fn a_large_object_found_on_disk_is_evicted_by_groups_from_its_end() {
+    let home = TempDir::new().unwrap();
+    let id = object("film", 20 * GROUP);
+    {
+        let (cache, _) = open(home.path());
+        put(&cache.object(&id), &id, ByteRange::new(0, id.size));
+    }
+    let (cache, _) = open_limited(home.path(), 20 * GROUP + 8 * CHUNK);
+    let other = object("other", GROUP);
+    put(&cache.object(&other), &other, ByteRange::new(0, GROUP));
+    check(&cache.object(&other), &other, ByteRange::new(0, GROUP));
+    let present: Vec<_> = cache.object(&id).present().iter().collect();
+    assert_eq!(present, [ByteRange::new(0, 17 * GROUP)]);
+}
+
+/// Runs `test` on a file system of its own; says so when that is not allowed.
+fn on_mount(kind: &str, options: &str, test: impl FnOnce(&Path) + std::panic::UnwindSafe) {
+    let home = TempDir::new().unwrap();
+    let mount = Command::new("mount").args(["-t", kind, "-o", options, kind]).arg(home.path()).status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: needs the right to mount a {kind}");
+        return;
+    }
+    let result = std::panic::catch_unwind(|| test(home.path()));
+    let unmounted = Command::new("umount").arg(home.path()).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+    result.unwrap();
+}
+
+#[test]
+fn a_disk_that_others_have_filled_is_recycled() {
+    on_mount("tmpfs", "size=256k", |home| {
+        let (cache, metrics) = open(home);
+        let id = object("a", 1000 * CHUNK);
+        let cached = cache.object(&id);
+        for chunk in ByteRange::new(0, 200 * CHUNK).split(CHUNK) {
+            put(&cached, &id, chunk);
+        }
+        let present = cached.present();
+        assert!(present.bytes() >= 8 * CHUNK, "{present:?}");
+        assert!(present.contains(ByteRange::new(199 * CHUNK, 200 * CHUNK)), "the newest replaced the oldest");
+        present.iter().for_each(|range| check(&cached, &id, range));
+        assert!(metrics.count(Counter::CacheEvictedBytes) > 0);
+        assert_eq!(metrics.count(Counter::CacheDamaged), 0);
+    });
+}
+
+#[test]
+fn a_full_disk_is_bypassed() {
+    on_mount("tmpfs", "size=256k", |home| {
+        let (cache, metrics) = open(home);
+        fs::write(home.join("others"), vec![0; 256 << 10]).unwrap_err();
+        let id = object("a", CHUNK);
+        put(&cache.object(&id), &id, ByteRange::new(0, CHUNK));
+        assert_eq!(metrics.count(Counter::CacheBypassed), 1);
+        check_absent(&cache.object(&id), ByteRange::new(0, CHUNK));
+        assert_eq!(metrics.level(Gauge::CacheBytes), 0);
+    });
+}
+
+#[test]
+fn a_file_system_without_holes_gives_up_whole_objects() {
+    on_mount("ramfs", "mode=0700", |home| {
+        let limit = 5 * GROUP;
+        let (cache, metrics) = open_limited(home, limit);
+        let ids: Vec<_> = (0..4).map(|n| object(&format!("o{n}"), 2 * GROUP)).collect();
+        let held: Vec<_> = ids.iter().map(|id| cache.object(id)).collect();
+        for (id, cached) in ids.iter().zip(&held) {
+            put(cached, id, ByteRange::new(0, id.size));
+            assert!(metrics.level(Gauge::CacheBytes) <= limit);
+        }
+        assert!(held[0].present().is_empty() && held[1].present().is_empty());
+        for (id, cached) in ids.iter().zip(&held).skip(2) {
+            check(cached, id, ByteRange::new(0, id.size));
+        }
+        put(&held[0], &ids[0], ByteRange::new(0, GROUP));
+        check(&held[0], &ids[0], ByteRange::new(0, GROUP));
+        assert_eq!(metrics.count(Counter::CacheBypassed) + metrics.count(Counter::CacheDamaged), 0);
+    });
+}
+
+#[test]
+fn a_second_user_of_a_volume_and_a_limit_of_zero_keep_nothing() {
+    let home = TempDir::new().unwrap();
+    let id = object("a", CHUNK);
+    let (first, _) = open(home.path());
+    let (second, _) = open_once(home.path(), 1 << 30);
+    let (none, _) = open_once(&home.path().join("unmade"), 0);
+    for cache in [&second, &none] {
+        let cached = cache.object(&id);
+        put(&cached, &id, ByteRange::new(0, CHUNK));
+        assert!(cached.present().is_empty());
+        check_absent(&cached, ByteRange::new(0, CHUNK));
+    }
+    assert!(!home.path().join("unmade").exists());
+    put(&first.object(&id), &id, ByteRange::new(0, CHUNK));
+    assert_eq!(first.object(&id).present().bytes(), CHUNK);
+}
+
+#[test]
+fn a_terabyte_object_with_few_chunks_is_small_everywhere() {
+    let home = TempDir::new().unwrap();
+    let id = object("tera", 1 << 40);
+    let chunks = [0, 1 << 20, (1 << 28) - 1];
+    {
+        let (cache, _) = open(home.path());
+        let cached = cache.object(&id);
+        for chunk in chunks {
+            put(&cached, &id, ByteRange::at(chunk * CHUNK, CHUNK));
+        }
+    }
+    assert!(disk_bytes(home.path()) <= 64 << 10, "{}", disk_bytes(home.path()));
+    let (cache, metrics) = open(home.path());
+    let started = Instant::now();
+    let cached = cache.object(&id);
+    assert_eq!(cached.present().bytes(), 3 * CHUNK);
+    for chunk in chunks {
+        let range = ByteRange::at(chunk * CHUNK, CHUNK);
+        check(&cached, &id, range);
+    }
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!(metrics.level(Gauge::CacheBytes), 3 * 3 * CHUNK);
+}
+
+#[test]
+fn many_objects_open_at_once() {
+    let home = TempDir::new().unwrap();
+    let count = 2_000;
+    {
+        let (cache, _) = open(home.path());
+        for n in 0..count {
+            let id = object(&format!("small/{n}"), 100);
+            put(&cache.object(&id), &id, ByteRange::new(0, 100));
+        }
+    }
+    let (cache, metrics) = open(home.path());
+    assert_eq!(metrics.level(Gauge::CacheBytes), count * 2 * CHUNK);
+    let id = object("small/77", 100);
+    check(&cache.object(&id), &id, ByteRange::new(0, 100));
+}

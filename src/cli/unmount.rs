@@ -1,0 +1,119 @@
+//! `tetherfs unmount`: waits for uploads, unmounts, and says whether everything is in the bucket.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::cli::args::UnmountArguments;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{self, LOOK_INTERVAL, UploadBar, count, tell};
+use crate::cli::pending::{self, Totals};
+use crate::cli::status::{connect, mountpoint, status};
+use crate::config::Surroundings;
+use crate::control::{Answer, Client, ClientError, Command, ErrorCode, MountStatus};
+use crate::fs::Status;
+use crate::mount;
+use crate::observe::Gauge;
+
+/// What taking a mount apart may take on top of the uploads.
+const TEAR_DOWN_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for the daemon's process after its last answer.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Runs the command.
+pub fn run(arguments: &UnmountArguments) -> Result<Exit, Failure> {
+    let mountpoint = mountpoint(&arguments.directory)?;
+    let directories = Surroundings::of_process().runtime_directories();
+    let mut client = match connect(&directories, &mountpoint) {
+        Ok(client) => client,
+        Err(error @ ClientError::NotRunning { .. }) => return without_daemon(&mountpoint, error),
+        Err(error @ (ClientError::Silent(_) | ClientError::Strange | ClientError::Refused { .. })) => {
+            return Err(error.into());
+        }
+    };
+    let wait = if arguments.no_wait { Some(Duration::ZERO) } else { arguments.timeout };
+    let deadline = wait.and_then(|wait| Instant::now().checked_add(wait));
+    if let Some(note) = open_files_note(&status(&mut client)?) {
+        tell(&note);
+    }
+    watch_uploads(&mut client, deadline)?;
+    let left = end(&mut client, deadline, &mountpoint)?;
+    client.wait_for_end(END_WAIT_MAX);
+    Ok(match pending::farewell(&left) {
+        None => {
+            tell(&format!("{} is unmounted; everything is in the bucket", output::path(&mountpoint)));
+            Exit::Ok
+        }
+        Some(text) => {
+            tell(&format!("{} is unmounted. {text}", output::path(&mountpoint)));
+            Exit::UploadsPending
+        }
+    })
+}
+
+/// Shows the uploads until they are done, cannot go on, or the time is over. The mount can be used meanwhile, and
+/// whoever interrupts this command leaves it as it was.
+fn watch_uploads(client: &mut Client, deadline: Option<Instant>) -> Result<(), Failure> {
+    let mut bar = UploadBar::new();
+    while deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let wait_ms = u64::try_from(LOOK_INTERVAL.as_millis()).expect("a fraction of a second");
+        let Answer::Drain(progress) = client.call(Command::Drain { wait_ms }, Some(LOOK_INTERVAL))? else {
+            bar.clear();
+            return Err(ClientError::Strange.into());
+        };
+        if progress.is_settled {
+            break;
+        }
+        let totals = Totals::of(&progress.inside);
+        bar.show(totals.files, totals.left(), progress.rates);
+    }
+    bar.clear();
+    Ok(())
+}
+
+fn end(client: &mut Client, deadline: Option<Instant>, mountpoint: &Path) -> Result<Status, Failure> {
+    let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let wait_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let may_take = wait.map(|wait| wait.saturating_add(TEAR_DOWN_MAX));
+    match client.call(Command::Unmount { wait_ms }, may_take) {
+        Ok(Answer::Unmounted { left }) => Ok(left),
+        Ok(Answer::Hello(_) | Answer::Status(_) | Answer::Drain(_) | Answer::Done | Answer::Error { .. }) => {
+            Err(ClientError::Strange.into())
+        }
+        Err(ClientError::Refused { code: ErrorCode::Busy, message }) => {
+            let path = output::path(mountpoint);
+            Err(Failure::new(Exit::Mountpoint, format!("cannot unmount {path}: {message}")).hint(format!(
+                "'fuser -vm {path}' shows which; close them (a shell standing in it counts too) and try again"
+            )))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Nobody listens: takes a dead mount of ours off, and explains anything else.
+fn without_daemon(mountpoint: &Path, error: ClientError) -> Result<Exit, Failure> {
+    let path = output::path(mountpoint);
+    let failed = |reason: std::io::Error| {
+        Failure::new(Exit::Mountpoint, format!("cannot take the dead mount off {path}: {reason}"))
+    };
+    if mount::clear_dead_mount(mountpoint).map_err(failed)? {
+        tell(&format!(
+            "{path} is unmounted. Its process was dead; uploads that it had not finished go on at the next mount"
+        ));
+        return Ok(Exit::UploadsPending);
+    }
+    match mount::mounted_at(mountpoint) {
+        Ok(Some(entry)) if entry.is_ours() => {
+            Err(Failure::new(Exit::Mountpoint, format!("the mount on {path} does not answer to this user"))
+                .hint(format!("unmount it as the user who mounted it, or with: umount {path}")))
+        }
+        Ok(Some(_) | None) | Err(_) => Err(error.into()),
+    }
+}
+
+/// Tells how many files programs have open, for those who are about to wait in vain.
+fn open_files_note(status: &MountStatus) -> Option<String> {
+    let open = status.inside.metrics.0.get(Gauge::OpenHandles.name()).copied().unwrap_or(0);
+    let open = usize::try_from(open).unwrap_or(usize::MAX);
+    (open > 0)
+        .then(|| format!("note: programs have {} open; unmounting needs them closed", count(open, "file")))
+}

@@ -1,0 +1,51 @@
+//! Names to inodes, inodes to attributes.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::fs::error::Result;
+use crate::fs::{Attr, FileSystem};
+use crate::types::Ino;
+
+impl FileSystem {
+    /// Finds a name; the kernel's lookup count of the inode grows by one.
+    pub async fn lookup(self: Arc<Self>, parent: Ino, name: OsString) -> Result<Attr> {
+        let attr = self.namespace.lookup(parent, &name, Instant::now()).await?;
+        Ok(self.with_local(attr))
+    }
+
+    /// Attributes of an inode.
+    pub async fn attr(self: Arc<Self>, ino: Ino) -> Result<Attr> {
+        self.attr_of(ino).await
+    }
+
+    /// The kernel gives back `count` of its lookups. Never waits.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.namespace.forget(ino, count);
+    }
+
+    pub(crate) async fn attr_of(&self, ino: Ino) -> Result<Attr> {
+        let attr = match self.files.get(ino).and_then(|state| state.local()) {
+            Some(_) => self.namespace.attr_known(ino)?,
+            None => self.namespace.attr(ino, Instant::now()).await?,
+        };
+        Ok(self.with_local(attr))
+    }
+
+    /// A file under change looks as its changes make it look, whatever the bucket holds.
+    pub(crate) fn with_local(&self, mut attr: Attr) -> Attr {
+        let Some(state) = self.files.get(attr.ino) else {
+            return attr;
+        };
+        let mut content = state.content();
+        if let Some(local) = content.local() {
+            attr.size = local.file.size();
+            attr.mtime = local.attributes.mtime.unwrap_or(attr.mtime);
+            attr.mode = local.attributes.mode.unwrap_or(attr.mode);
+            attr.uid = local.attributes.uid.unwrap_or(attr.uid);
+            attr.gid = local.attributes.gid.unwrap_or(attr.gid);
+        }
+        attr
+    }
+}

@@ -1,0 +1,254 @@
+//! open, create, flush, fsync, release.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
+
+use crate::fs::error::{Error, Result};
+use crate::fs::file::{Closed, FileState, LocalFile, RemoteFile, Source};
+use crate::fs::handles::FileHandle;
+use crate::fs::{Attr, CommitMode, FileSystem};
+use crate::types::{Attributes, Fh, Ino, UnixTime};
+use crate::write::{Precondition, WriteFile};
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// For reading.
+    Read,
+    /// For writing, perhaps for reading too.
+    Write,
+    /// For writing, emptied first.
+    Truncate,
+}
+
+impl OpenMode {
+    pub(crate) fn is_writable(self) -> bool {
+        match self {
+            OpenMode::Read => false,
+            OpenMode::Write | OpenMode::Truncate => true,
+        }
+    }
+}
+
+impl FileSystem {
+    /// Opens a file.
+    pub async fn open(self: Arc<Self>, ino: Ino, mode: OpenMode) -> Result<Fh> {
+        if mode.is_writable() && self.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let state = self.files.open(ino);
+        match self.prepare_open(&state, mode).await {
+            Ok(()) => {
+                let is_writable = mode.is_writable();
+                Ok(self.handles.add_file(FileHandle { state, is_writable, stream: Mutex::default() }))
+            }
+            Err(error) => {
+                self.close_state(&state);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes an empty file and opens it. No request is made for it now.
+    pub async fn create(
+        self: Arc<Self>,
+        parent: Ino,
+        name: OsString,
+        attributes: Attributes,
+    ) -> Result<(Attr, Fh)> {
+        if self.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let mtime = Some(UnixTime::from(SystemTime::now()));
+        let content_type = Some(content_type_of(&name));
+        let attributes = Attributes { mtime, content_type, ..attributes };
+        let key = self.namespace.child_key(parent, &name)?;
+        let attr = self.namespace.create(parent, &name, attributes.clone(), Instant::now()).await?;
+        let file = match self.writer.create(key.clone(), None, Precondition::Absent, attributes) {
+            Ok(file) => file,
+            Err(error) => {
+                self.namespace.remove(parent, &name, Instant::now());
+                self.namespace.forget(attr.ino, 1);
+                return Err(error.into());
+            }
+        };
+        let state = self.files.open(attr.ino);
+        state.content().set_local(LocalFile { is_untouched: true, ..LocalFile::new(file) });
+        self.files.watch_key(key, attr.ino);
+        let fh = self.handles.add_file(FileHandle { state, is_writable: true, stream: Mutex::default() });
+        Ok((self.with_local(attr), fh))
+    }
+
+    /// A descriptor of the file is being closed. Comes once for each, also for copies of a descriptor and before the
+    /// first write; with nothing changed it is free. What it returns is what `close` returns.
+    pub async fn flush(self: Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if !handle.is_writable {
+            return Ok(());
+        }
+        self.flush_state(&handle.state).await
+    }
+
+    /// `fsync` of a file.
+    pub async fn fsync(self: Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        let state = &handle.state;
+        let Some(file) = self.settled(state, Settle::EvenUntouched) else {
+            return Ok(());
+        };
+        match self.options.commit {
+            CommitMode::Close | CommitMode::Background => Ok(file.sync().await?),
+            CommitMode::Remote => self.commit(state, &file).await,
+        }
+    }
+
+    /// The last reference to a handle is gone. Nobody waits for this, so it cannot be where an error is told first.
+    pub fn release(&self, fh: Fh) {
+        if let Some(handle) = self.handles.remove_file(fh) {
+            self.close_state(&handle.state);
+        }
+    }
+
+    /// What a `close` of the file has to wait for.
+    pub(crate) async fn flush_state(&self, state: &FileState) -> Result<()> {
+        let Some(file) = self.settled(state, Settle::OnlyTouched) else {
+            return Ok(());
+        };
+        match self.options.commit {
+            CommitMode::Close | CommitMode::Remote => self.commit(state, &file).await,
+            CommitMode::Background => Ok(file.sync().await?),
+        }
+    }
+
+    /// Brings the file into the bucket, and the tree up to date with it.
+    pub(crate) async fn commit(&self, state: &FileState, file: &Arc<WriteFile>) -> Result<()> {
+        let object = file.commit().await?;
+        self.committed(state, &object);
+        Ok(())
+    }
+
+    /// The file under change if there is anything to seal or to wait for, with its attributes handed on.
+    fn settled(&self, state: &FileState, which: Settle) -> Option<Arc<WriteFile>> {
+        let mut content = state.content();
+        if content.is_removed {
+            return None;
+        }
+        let local = content.local()?;
+        let wanted = match which {
+            Settle::OnlyTouched => local.needs_commit(),
+            Settle::EvenUntouched => local.needs_commit() || local.is_untouched,
+        };
+        if !wanted {
+            return None;
+        }
+        local.is_untouched = false;
+        local.settle();
+        Some(local.file.clone())
+    }
+
+    async fn prepare_open(&self, state: &Arc<FileState>, mode: OpenMode) -> Result<()> {
+        let _gate = state.gate.lock().await;
+        if state.local().is_none() {
+            self.look_at_object(state, mode).await?;
+        }
+        match mode {
+            OpenMode::Read | OpenMode::Write => Ok(()),
+            OpenMode::Truncate => self.truncate(state, 0),
+        }
+    }
+
+    /// Finds out which object the file is. Reading needs no more than its version, which a listing tells too.
+    async fn look_at_object(&self, state: &FileState, mode: OpenMode) -> Result<()> {
+        let now = Instant::now();
+        if mode.is_writable() {
+            let object = self.namespace.object(state.ino, now).await?.ok_or(Error::NotFound)?;
+            state.content().set_remote(object.into());
+        } else {
+            let id = self.namespace.version(state.ino, now).await?.ok_or(Error::NotFound)?;
+            let mut content = state.content();
+            if content.remote().is_none_or(|known| known.id != id) {
+                content.set_remote(RemoteFile { id, content_type: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// One handle of the file less; after the last one, what is changed goes on its way without anybody waiting.
+    pub(crate) fn close_state(&self, state: &Arc<FileState>) {
+        match self.files.close(state.ino) {
+            Closed::StillOpen => return,
+            Closed::Last => {}
+        }
+        let left = {
+            let mut content = state.content();
+            let is_removed = content.is_removed;
+            content.local().filter(|_| !is_removed).map(|local| {
+                local.is_untouched = false;
+                local.settle();
+                local.file.clone()
+            })
+        };
+        if let Some(file) = left {
+            self.namespace.set_local(state.ino, file.size(), &file.attributes());
+            if let Err(error) = file.close() {
+                log::error!("Changes to {} could not be queued for upload: {error}", file.key());
+            }
+        }
+        self.let_go(state.ino);
+    }
+
+    /// Makes the file local, if it is not yet: no request, no waiting.
+    pub(crate) fn make_local<'a>(
+        &self,
+        state: &FileState,
+        content: &'a mut crate::fs::file::Content,
+        below: Below,
+    ) -> Result<&'a mut LocalFile> {
+        if content.local().is_none() {
+            let Source::Remote(object) = &content.source else {
+                return Err(Error::BadHandle);
+            };
+            let object = object.clone();
+            let known = self.namespace.attr_known(state.ino)?;
+            let attributes = Attributes {
+                mode: Some(known.mode),
+                uid: Some(known.uid),
+                gid: Some(known.gid),
+                mtime: Some(known.mtime),
+                content_type: object.content_type,
+            };
+            let key = object.id.key.clone();
+            let expected = Precondition::Matches(object.id.etag.clone());
+            let base = match below {
+                Below::Object => Some(object.id),
+                Below::Nothing => None,
+            };
+            let file = self.writer.create(key, base, expected, attributes)?;
+            content.set_local(LocalFile::new(file));
+        }
+        content.local().ok_or(Error::BadHandle)
+    }
+}
+
+/// What shows through local changes where nothing is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Below {
+    /// The object as it was.
+    Object,
+    /// Nothing: the file has been emptied first.
+    Nothing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Settle {
+    /// Not what was only created.
+    OnlyTouched,
+    /// Also what was only created: an `fsync` wants the name kept.
+    EvenUntouched,
+}
+
+/// The MIME type that a name suggests.
+fn content_type_of(name: &OsStr) -> String {
+    mime_guess::from_path(name).first_or_octet_stream().essence_str().to_owned()
+}

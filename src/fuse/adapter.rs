@@ -1,0 +1,448 @@
+//! The kernel's requests, one method each: decode, start, answer.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::fs::{AttrChanges, DirEntry, FileKind, RenameMode};
+use crate::fuse::convert::{errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode};
+use crate::fuse::reply::{Deadline, Runner};
+use crate::types::{ByteRange, Fh, Ino};
+
+/// Largest write request; the kernel's own limit.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// Readahead requests the kernel may have in flight.
+const BACKGROUND_MAX: u16 = 64;
+/// Inode numbers are not used twice within a mount, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+/// Directory offsets 1 and 2 stand behind `.` and `..`; an entry's own offset comes above them.
+const DOT_ENTRIES: u64 = 2;
+
+/// Serves one kernel session.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    pub(crate) runner: Runner,
+}
+
+impl Adapter {
+    fn ttl(&self) -> Duration {
+        self.runner.fs.ttl()
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Never the writeback cache: it reports a failed write once, to whoever happens to ask first.
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_MAX_PAGES,
+        ];
+        for capability in wanted {
+            if config.add_capabilities(capability).is_err() {
+                log::debug!("The kernel does not offer {capability:?}");
+            }
+        }
+        // An Err names the nearest value that is accepted, and leaves the default, which works too.
+        let _ = config.set_max_write(WRITE_BYTES_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let ttl = self.ttl();
+        let operation = self.runner.fs.clone().lookup(ino(parent), name.to_owned());
+        self.runner.run("lookup", Deadline::Request, operation, move |result| match result {
+            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
+            Err(libc::ENOENT) => reply.entry(&ttl, &missing(), GENERATION),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
+        self.runner.call("forget", || self.runner.fs.forget(ino(number), count));
+    }
+
+    fn getattr(&self, _request: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let ttl = self.ttl();
+        let operation = self.runner.fs.clone().attr(ino(number));
+        self.runner.run("getattr", Deadline::Request, operation, move |result| match result {
+            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let ttl = self.ttl();
+        let changes = AttrChanges { mode, uid, gid, size, mtime: mtime.map(mtime_change) };
+        let operation = self.runner.fs.clone().set_attr(ino(number), changes);
+        self.runner.run("setattr", Deadline::Own, operation, move |result| match result {
+            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            return reply.error(Errno::EPERM);
+        }
+        let ttl = self.ttl();
+        let fs = self.runner.fs.clone();
+        let (parent, name, attributes) = (ino(parent), name.to_owned(), new_attributes(mode, umask, request));
+        let operation = async move {
+            let (attr, fh) = fs.clone().create(parent, name, attributes).await?;
+            fs.release(fh);
+            Ok(attr)
+        };
+        self.runner.run("mknod", Deadline::Request, operation, move |result| match result {
+            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let ttl = self.ttl();
+        let attributes = new_attributes(mode, umask, request);
+        let operation = self.runner.fs.clone().mkdir(ino(parent), name.to_owned(), attributes);
+        self.runner.run("mkdir", Deadline::Request, operation, move |result| match result {
+            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let operation = self.runner.fs.clone().unlink(ino(parent), name.to_owned());
+        self.runner.run("unlink", Deadline::Request, operation, |result| answer_empty(reply, result));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let operation = self.runner.fs.clone().rmdir(ino(parent), name.to_owned());
+        self.runner.run("rmdir", Deadline::Request, operation, |result| answer_empty(reply, result));
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn link(&self, _request: &Request, _ino: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::KeepTarget
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let from = (ino(parent), name.to_owned());
+        let to = (ino(new_parent), new_name.to_owned());
+        let operation = self.runner.fs.clone().rename(from, to, mode);
+        self.runner.run("rename", Deadline::Own, operation, |result| answer_empty(reply, result));
+    }
+
+    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let operation = self.runner.fs.clone().open(ino(number), open_mode(flags));
+        self.runner.run("open", Deadline::Request, operation, |result| match result {
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let ttl = self.ttl();
+        let attributes = new_attributes(mode, umask, request);
+        let operation = self.runner.fs.clone().create(ino(parent), name.to_owned(), attributes);
+        self.runner.run("create", Deadline::Request, operation, move |result| match result {
+            Ok((attr, fh)) => {
+                reply.created(&ttl, &file_attr(&attr), GENERATION, FileHandle(fh.0), FopenFlags::empty());
+            }
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let operation = self.runner.fs.clone().read(Fh(fh.0), ByteRange::at(offset, u64::from(size)));
+        self.runner.run("read", Deadline::Own, operation, |result| match result {
+            Ok(bytes) => reply.data(&bytes),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let result = self.runner.call("write", || self.runner.fs.write(Fh(fh.0), offset, data));
+        match result {
+            // The kernel never sends more than it was told is the most, which fits.
+            Some(Ok(())) => reply.written(data.len() as u32),
+            Some(Err(error)) => {
+                log::warn!("write: {error}");
+                reply.error(errno(error.errno()));
+            }
+            None => reply.error(Errno::EIO),
+        }
+    }
+
+    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let operation = self.runner.fs.clone().flush(Fh(fh.0));
+        self.runner.run("flush", Deadline::Own, operation, |result| answer_empty(reply, result));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.runner.call("release", || self.runner.fs.release(Fh(fh.0)));
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let operation = self.runner.fs.clone().fsync(Fh(fh.0));
+        self.runner.run("fsync", Deadline::Own, operation, |result| answer_empty(reply, result));
+    }
+
+    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let operation = self.runner.fs.clone().open_directory(ino(number));
+        self.runner.run("opendir", Deadline::Request, operation, |result| match result {
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let directory = ino(number);
+        let operation = self.runner.fs.clone().read_directory(Fh(fh.0), offset.saturating_sub(DOT_ENTRIES));
+        self.runner.run("readdir", Deadline::Request, operation, move |result| {
+            let entries = match result {
+                Ok(entries) => entries,
+                Err(number) => return reply.error(errno(number)),
+            };
+            let dots = dot_entries(directory, offset)
+                .map(|(ino, next, name)| (ino, next, FileKind::Directory, name));
+            for (ino, next, kind, name) in dots {
+                if reply.add(INodeNo(ino.0), next, file_type(kind), name) {
+                    return reply.ok();
+                }
+            }
+            for DirEntry { name, next_offset, attr } in &entries {
+                if reply.add(INodeNo(attr.ino.0), next_offset + DOT_ENTRIES, file_type(attr.kind), name) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (ttl, directory, fs) = (self.ttl(), ino(number), self.runner.fs.clone());
+        let operation = async move {
+            let entries = fs.clone().read_directory(Fh(fh.0), offset.saturating_sub(DOT_ENTRIES)).await?;
+            let own = fs.clone().attr(directory).await?;
+            Ok((entries, own))
+        };
+        let fs = self.runner.fs.clone();
+        self.runner.run("readdirplus", Deadline::Request, operation, move |result| {
+            let (entries, own) = match result {
+                Ok(found) => found,
+                Err(number) => return reply.error(errno(number)),
+            };
+            for (ino, next, name) in dot_entries(directory, offset) {
+                if reply.add(INodeNo(ino.0), next, name, &ttl, &file_attr(&own), GENERATION) {
+                    return reply.ok();
+                }
+            }
+            for DirEntry { name, next_offset, attr } in &entries {
+                // The kernel counts a lookup for every entry it is sent, so it is counted before it is sent.
+                fs.remember(attr.ino);
+                let next = next_offset + DOT_ENTRIES;
+                if reply.add(INodeNo(attr.ino.0), next, name, &ttl, &file_attr(attr), GENERATION) {
+                    fs.forget(attr.ino, 1);
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.runner.call("releasedir", || self.runner.fs.release_directory(Fh(fh.0)));
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names are made and removed in the bucket, or journaled, before their calls return.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let space = self.runner.fs.space();
+        reply.statfs(
+            space.blocks,
+            space.blocks,
+            space.blocks,
+            space.inodes,
+            space.inodes,
+            space.block_bytes,
+            space.name_bytes_max,
+            space.block_bytes,
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        // "Never": any other answer makes the kernel ask for security.capability before every write.
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+fn answer_empty(reply: ReplyEmpty, result: Result<(), i32>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(number) => reply.error(errno(number)),
+    }
+}
+
+/// `.` and `..` as far as they stand behind `offset`: inode, offset behind it, name. Both show the directory itself; the
+/// kernel finds the parent by its own tree.
+fn dot_entries(directory: Ino, offset: u64) -> impl Iterator<Item = (Ino, u64, &'static str)> {
+    [(directory, 1, "."), (directory, 2, "..")].into_iter().filter(move |(_, next, _)| *next > offset)
+}
+
+/// Inode 0: "there is no such name", which the kernel remembers for the TTL.
+fn missing() -> fuser::FileAttr {
+    let nothing = crate::fs::Attr {
+        ino: Ino(0),
+        kind: FileKind::File,
+        size: 0,
+        mtime: crate::types::UnixTime::default(),
+        mode: 0,
+        uid: 0,
+        gid: 0,
+    };
+    file_attr(&nothing)
+}

@@ -1,0 +1,68 @@
+//! Why a mount does not come about: each step's own error, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::mount::MountpointError;
+
+/// Why a mount did not come about, by the step that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory to mount on.
+    #[error(transparent)]
+    Mountpoint(#[from] MountpointError),
+    /// A local directory that is needed.
+    #[error("cannot make the {what} directory {}: {source}", path.display())]
+    Directory {
+        /// Which.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The state directory is in use, or cannot be used.
+    #[error(transparent)]
+    Lease(#[from] crate::durable::LeaseError),
+    /// The volume.
+    #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] crate::cache::CacheError),
+    /// What waits to be uploaded.
+    #[error("cannot open what waits to be uploaded: {0}")]
+    Write(#[from] crate::write::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Fuse(#[from] crate::fuse::MountError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] crate::control::ControlError),
+    /// This process.
+    #[error("cannot start: {0}")]
+    Process(#[from] io::Error),
+    /// A signal came, or nobody waits any more, before it was mounted.
+    #[error("stopped by {0} before it was mounted")]
+    Interrupted(&'static str),
+}
+
+impl Error {
+    /// What the user can do about it, where the message does not say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Mountpoint(error) => Some(error.hint()),
+            Error::Directory { what, .. } => Some(format!("choose another with --{what}-dir")),
+            Error::Write(_) => {
+                Some("nothing was changed; the log says more with --log-level debug".to_owned())
+            }
+            Error::Store(_)
+            | Error::Lease(_)
+            | Error::Cache(_)
+            | Error::Fuse(_)
+            | Error::Control(_)
+            | Error::Process(_)
+            | Error::Interrupted(_) => None,
+        }
+    }
+}

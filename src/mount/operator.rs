@@ -1,0 +1,128 @@
+//! What the commands of the control socket do to a mount.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::Config;
+use crate::control::{
+    Answer, Command, DrainProgress, ErrorCode, Hello, MountStatus, Operator, Rates, VERSION,
+};
+use crate::fs::FileSystem;
+use crate::mount::Phase;
+use crate::mount::rate::{RateMeter, SAMPLE_INTERVAL};
+use crate::observe::{Counter, Metrics};
+use crate::types::UnixTime;
+
+/// Longest that one `drain` request is held back.
+const DRAIN_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A client's wish to end the mount.
+#[derive(Debug)]
+pub struct EndRequest {
+    /// Longest wait for uploads; `None` until nothing can go on.
+    pub wait: Option<Duration>,
+    /// Answered at the end.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Answers for one mount.
+#[derive(Debug)]
+pub struct Desk {
+    config: Config,
+    started: UnixTime,
+    fs: Arc<FileSystem>,
+    metrics: Arc<Metrics>,
+    phase: watch::Receiver<Phase>,
+    meter: Mutex<RateMeter>,
+    ends: mpsc::Sender<EndRequest>,
+}
+
+impl Desk {
+    /// A desk for a mount made of `config`. Wishes to end it go to `ends`.
+    pub fn new(
+        config: Config,
+        fs: Arc<FileSystem>,
+        metrics: Arc<Metrics>,
+        phase: watch::Receiver<Phase>,
+        ends: mpsc::Sender<EndRequest>,
+    ) -> Arc<Desk> {
+        let started = std::time::SystemTime::now().into();
+        Arc::new(Desk { config, started, fs, metrics, phase, meter: Mutex::default(), ends })
+    }
+
+    /// Keeps the rates up to date for as long as it is polled.
+    pub async fn keep_rates(&self) {
+        loop {
+            let (sent, fetched) =
+                (self.metrics.count(Counter::SentBytes), self.metrics.count(Counter::FetchedBytes));
+            self.meter().sample(Instant::now(), sent, fetched);
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
+        }
+    }
+
+    fn meter(&self) -> std::sync::MutexGuard<'_, RateMeter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rates(&self) -> Rates {
+        self.meter().rates()
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            version: VERSION,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            mountpoint: self.config.fuse.mountpoint.to_string_lossy().into_owned(),
+            url: self.config.url.clone(),
+            pid: std::process::id(),
+            started: self.started,
+            phase: self.phase.borrow().view(),
+        }
+    }
+
+    fn status(&self) -> MountStatus {
+        MountStatus {
+            hello: self.hello(),
+            commit: self.config.fs.commit,
+            read_only: self.config.fs.read_only,
+            cache_bytes_max: self.config.cache.bytes_max.0,
+            staging_bytes_max: self.config.write.staging_bytes_max.0,
+            rates: self.rates(),
+            inside: self.fs.status(),
+        }
+    }
+
+    async fn drain(&self, wait: Duration) -> Answer {
+        let is_settled = tokio::time::timeout(wait.min(DRAIN_WAIT_MAX), self.fs.drained()).await.is_ok();
+        Answer::Drain(DrainProgress { is_settled, rates: self.rates(), inside: self.fs.status() })
+    }
+
+    async fn end(&self, wait: Option<Duration>) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let ending =
+            || Answer::Error { code: ErrorCode::Failed, message: "the mount is ending already".to_owned() };
+        if self.ends.send(EndRequest { wait, reply }).await.is_err() {
+            return ending();
+        }
+        answer.await.unwrap_or_else(|_| ending())
+    }
+}
+
+#[async_trait]
+impl Operator for Desk {
+    async fn answer(&self, command: Command) -> Answer {
+        match command {
+            Command::Hello => Answer::Hello(self.hello()),
+            Command::Status => Answer::Status(Box::new(self.status())),
+            Command::Drain { wait_ms } => self.drain(Duration::from_millis(wait_ms)).await,
+            Command::Unmount { wait_ms } => self.end(wait_ms.map(Duration::from_millis)).await,
+            Command::Discard { session } => match self.fs.discard(session).await {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Error { code: ErrorCode::Failed, message: error.to_string() },
+            },
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Reading directories while they change, and names that cannot be shown.
+
+use std::collections::HashSet;
+
+use super::World;
+use crate::namespace::{DirEntry, FileKind, HiddenNames};
+use crate::types::{Attributes, Ino};
+
+async fn many(count: usize) -> World {
+    let keys: Vec<String> = (0..count).map(|n| format!("{n:04}")).collect();
+    World::with(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+#[tokio::test]
+async fn entries_that_come_and_go_are_shown_once_and_none_is_lost() {
+    let world = many(2_500).await;
+    let directory = world.names.open_directory(Ino::ROOT).unwrap();
+    let mut shown: Vec<DirEntry> = Vec::new();
+    for step in 0.. {
+        let offset = shown.last().map_or(0, |entry| entry.next_offset);
+        let page = world.names.read_directory(&directory, offset, world.at(0)).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        // The kernel's buffer takes part of a page.
+        shown.extend(page.iter().take(300).cloned());
+        if step == 0 {
+            for name in ["0001", "0999", "2400"] {
+                world.unlink(Ino::ROOT, name, 0).await.unwrap();
+            }
+            world.create(Ino::ROOT, "0001", 0).await.unwrap();
+            world.create(Ino::ROOT, "0000-new", 0).await.unwrap();
+            world.create(Ino::ROOT, "zzz", 0).await.unwrap();
+            world.mkdir(Ino::ROOT, "made", 0).await.unwrap();
+            world.create(Ino::ROOT, "brief", 0).await.unwrap();
+            world.unlink(Ino::ROOT, "brief", 0).await.unwrap();
+            world.rename((Ino::ROOT, "zzz"), (Ino::ROOT, "yyy"), 0).unwrap();
+        }
+    }
+    let names: Vec<&str> = shown.iter().map(|entry| entry.name.as_str()).collect();
+    let unique: HashSet<&str> = names.iter().copied().collect();
+    assert_eq!(unique.len(), names.len(), "each once");
+    for n in (0..2_500).filter(|n| ![1, 999, 2_400].contains(n)) {
+        assert!(unique.contains(format!("{n:04}").as_str()), "{n:04} is lost");
+    }
+    for name in ["0000-new", "yyy", "made"] {
+        assert!(unique.contains(name), "{name} is lost");
+    }
+    for name in ["2400", "zzz", "brief"] {
+        assert!(!unique.contains(name), "{name} is gone");
+    }
+    world.names.tree().check_invariants();
+}
+
+#[tokio::test]
+async fn removing_while_listing_leaves_nothing() {
+    let world = many(1_500).await;
+    let directory = world.names.open_directory(Ino::ROOT).unwrap();
+    let mut offset = 0;
+    loop {
+        let page = world.names.read_directory(&directory, offset, world.at(0)).await.unwrap();
+        for entry in page.iter().take(200) {
+            world.unlink(Ino::ROOT, &entry.name, 0).await.unwrap();
+            offset = entry.next_offset;
+        }
+        if page.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(world.keys().await, Vec::<String>::new());
+    let anew = world.names.read_directory(&directory, 0, world.at(0)).await.unwrap();
+    assert!(anew.is_empty());
+}
+
+#[tokio::test]
+async fn an_offset_names_the_same_entry_as_long_as_the_directory_is_open() {
+    let world = many(1_200).await;
+    let directory = world.names.open_directory(Ino::ROOT).unwrap();
+    let first = world.names.read_directory(&directory, 0, world.at(0)).await.unwrap();
+    let fifth = first[4].clone();
+    world.names.read_directory(&directory, first[999].next_offset, world.at(0)).await.unwrap();
+    for name in ["0000", "0001", "0004"] {
+        world.unlink(Ino::ROOT, name, 0).await.unwrap();
+    }
+    let behind = world.names.read_directory(&directory, fifth.next_offset, world.at(30)).await.unwrap();
+    assert_eq!(behind[0].name, "0005");
+    let anew = world.names.read_directory(&directory, 0, world.at(30)).await.unwrap();
+    assert_eq!(anew[0].name, "0002");
+}
+
+#[tokio::test]
+async fn a_listing_shows_what_another_client_did() {
+    let world = World::with(&["a", "b", "d/x"]).await;
+    assert_eq!(world.list_names(Ino::ROOT, 0).await, ["a", "b", "d"]);
+    let a = world.lookup(Ino::ROOT, "a", 0).await.unwrap();
+    world.delete("a").await;
+    world.delete("d/x").await;
+    world.put("c").await;
+    assert_eq!(world.list_names(Ino::ROOT, 9).await, ["a", "b", "d"]);
+    assert_eq!(world.list_names(Ino::ROOT, 10).await, ["b", "c"]);
+    assert!(world.names.attr(a.ino, world.at(10)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_hides_a_file_of_its_name() {
+    let world = World::with(&["n", "n-2", "n/x"]).await;
+    assert_eq!(world.lookup(Ino::ROOT, "n", 0).await.unwrap().kind, FileKind::Directory);
+    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 1, odd_keys: 0 });
+    let entries = world.list(Ino::ROOT, 0).await;
+    let shown: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.attr.kind)).collect();
+    assert_eq!(shown, [("n-2", FileKind::File), ("n", FileKind::Directory)]);
+    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 2, odd_keys: 0 });
+}
+
+#[tokio::test]
+async fn a_directory_far_behind_a_file_of_its_name_stays_what_it_is() {
+    // More than a page of keys sorts between `n` and `n/`.
+    let mut keys: Vec<String> = (0..1_500).map(|n| format!("n-{n:04}")).collect();
+    keys.extend(["n".to_owned(), "n/x".to_owned()]);
+    let world = World::with(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let entries = world.list(Ino::ROOT, 0).await;
+    assert_eq!(entries.iter().filter(|entry| entry.name == "n").count(), 1);
+    let n = world.lookup(Ino::ROOT, "n", 0).await.unwrap();
+    assert_eq!(n.kind, FileKind::Directory);
+    let x = world.lookup(n.ino, "x", 0).await.unwrap();
+    for secs in [20, 40] {
+        let entries = world.list(Ino::ROOT, secs).await;
+        let shown: Vec<_> = entries.iter().filter(|entry| entry.name == "n").collect();
+        assert_eq!(shown.len(), 1);
+        assert_eq!((shown[0].attr.ino, shown[0].attr.kind), (n.ino, FileKind::Directory));
+        assert_eq!(world.names.attr_known(x.ino).unwrap(), x);
+    }
+    assert_eq!(world.names.hidden_names().collisions, 3, "one a listing");
+    // When the directory goes, the file comes to light.
+    world.delete("n/x").await;
+    let entries = world.list(Ino::ROOT, 60).await;
+    let shown: Vec<_> = entries.iter().filter(|entry| entry.name == "n").collect();
+    assert_eq!(shown.iter().map(|entry| entry.attr.kind).collect::<Vec<_>>(), [FileKind::File]);
+}
+
+#[tokio::test]
+async fn keys_that_are_no_paths_are_counted_and_not_shown() {
+    let long = "l".repeat(256);
+    let deep_long = format!("{long}/x");
+    let world =
+        World::with(&["/top", "a//b", "a/../c", "a/./d", "a/ok", &long, &deep_long, "..", "ok"]).await;
+    assert_eq!(world.list_names(Ino::ROOT, 0).await, ["a", "ok"]);
+    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 0, odd_keys: 4 });
+    let a = world.lookup(Ino::ROOT, "a", 0).await.unwrap();
+    assert_eq!(world.list_names(a.ino, 0).await, ["ok"]);
+    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 0, odd_keys: 7 });
+}
+
+#[tokio::test]
+async fn entries_given_out_stay_known_until_the_kernel_was_told() {
+    let world = World::with(&["a", "b"]).await;
+    let directory = world.names.open_directory(Ino::ROOT).unwrap();
+    let entries = world.names.read_directory(&directory, 0, world.at(0)).await.unwrap();
+    // Long after, other requests sweep what is stale.
+    let _ = world.lookup(Ino::ROOT, "zzz", 99).await;
+    world.names.remember(entries[0].attr.ino);
+    drop(directory);
+    let _ = world.lookup(Ino::ROOT, "yyy", 199).await;
+    assert!(world.names.attr_known(entries[0].attr.ino).is_ok());
+    assert!(world.names.attr_known(entries[1].attr.ino).is_err(), "nobody refers to it and it is stale");
+    world.names.tree().check_invariants();
+}
+
+#[tokio::test]
+async fn local_files_are_listed_with_their_local_size() {
+    let world = World::with(&["d/a", "d/b"]).await;
+    let d = world.lookup(Ino::ROOT, "d", 0).await.unwrap();
+    let a = world.lookup(d.ino, "a", 0).await.unwrap();
+    world.names.set_local(a.ino, 123, &Attributes::default());
+    world.create(d.ino, "c", 0).await.unwrap();
+    for secs in [0, 50] {
+        let entries = world.list(d.ino, secs).await;
+        let sizes: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.attr.size)).collect();
+        assert_eq!(sizes, [("a", 123), ("b", 3), ("c", 0)]);
+    }
+}

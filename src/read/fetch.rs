@@ -1,0 +1,262 @@
+//! One ranged GET, as often as it takes: pinned to one version, resumed where it broke, handed on chunk by chunk.
+//!
+//! Every byte that arrives is kept: a broken body is followed by a request for what is missing, from the last good byte
+//! on, also in the middle of a chunk. Only after damaged bytes (`Integrity`) the chunk in progress begins anew.
+//! A chunk goes to its waiters first and to the disk cache then, one at a time, so that a disk slower than the network
+//! slows the fetch down and not memory up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::cache::CachedObject;
+use crate::observe::{Counter, task};
+use crate::read::flight::{Flight, Place};
+use crate::read::patience::{Patience, Verdict};
+use crate::read::plan::Grid;
+use crate::read::{Error, Shared};
+use crate::store::{self, Body, ErrorKind, GetOptions, Op};
+use crate::types::{ByteRange, ObjectId};
+
+/// A failure that may be over at the next try.
+const LATER: ErrorKind = ErrorKind::Unavailable { retry_after: None };
+
+/// The bytes of one version of one object, as fetches and streams share them.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub shared: Arc<Shared>,
+    pub id: Arc<ObjectId>,
+    /// The object's number in the table.
+    pub number: u64,
+    pub grid: Grid,
+    pub cached: Option<Arc<CachedObject>>,
+}
+
+/// A fetch of chunks that the table has as being fetched. However it ends, they are not being fetched any more then.
+struct Fetch {
+    source: Source,
+    flight: Arc<Flight>,
+    /// Next byte wanted from the store.
+    at: u64,
+    /// The chunk in progress, up to `at`.
+    partial: Vec<u8>,
+    /// The chunk on its way to the disk cache.
+    keeping: Option<JoinHandle<()>>,
+}
+
+/// What the next step towards more bytes has brought.
+enum Step {
+    Opened(Body),
+    Bytes(Bytes),
+    Failed(store::Error),
+}
+
+/// Starts a flight that has just begun.
+pub(crate) fn start(source: Source, flight: Arc<Flight>) {
+    let runtime = source.shared.runtime.clone();
+    let fetch = Fetch { at: flight.range.start, source, flight, partial: Vec::new(), keeping: None };
+    task::spawn_on(&runtime, "fetch", fetch.run());
+}
+
+impl Fetch {
+    async fn run(mut self) {
+        let mut patience = Patience::new(self.source.shared.options.read_timeout, Instant::now());
+        let mut body = None;
+        while self.at < self.flight.range.end {
+            let was_open = body.is_some();
+            let Some(step) = self.step_unless_unwanted(&mut body, &patience).await else {
+                return;
+            };
+            match step {
+                Step::Opened(opened) => body = Some(opened),
+                Step::Bytes(bytes) => {
+                    patience.on_bytes(bytes.len() as u64, Instant::now());
+                    self.take(bytes).await;
+                    // The news that nobody is interested may have come while somebody still waited.
+                    if !self.flight.is_wanted() && self.cancel() {
+                        return;
+                    }
+                }
+                Step::Failed(error) => {
+                    body = None;
+                    if error.kind == ErrorKind::Integrity {
+                        self.at -= self.partial.len() as u64;
+                        self.partial.clear();
+                    }
+                    log::debug!("Fetch of {} broke at byte {}: {error}", self.source.id.key, self.at);
+                    match patience.on_failure(&self.source.id, error, Instant::now()) {
+                        Verdict::GoOn(wait) => {
+                            if was_open {
+                                self.source.shared.metrics.add(Counter::FetchesResumed, 1);
+                            }
+                            if self.is_unwanted_while(wait).await {
+                                return;
+                            }
+                        }
+                        Verdict::GiveUp(error) => {
+                            self.give_up(&error);
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        // The flight is over for those who wait to start the next one; the last chunk may still go to disk.
+        self.flight.end();
+        self.finish_keeping().await;
+    }
+
+    /// The next step, or `None` when nobody wants the rest any more.
+    async fn step_unless_unwanted(&self, body: &mut Option<Body>, patience: &Patience) -> Option<Step> {
+        let step = self.step(body, patience);
+        tokio::pin!(step);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.flight.unwanted() => if self.cancel() { return None },
+                step = &mut step => return Some(step),
+            }
+        }
+    }
+
+    async fn is_unwanted_while(&self, wait: Duration) -> bool {
+        let sleep = tokio::time::sleep(wait);
+        tokio::pin!(sleep);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.flight.unwanted() => if self.cancel() { return true },
+                () = &mut sleep => return false,
+            }
+        }
+    }
+
+    async fn step(&self, body: &mut Option<Body>, patience: &Patience) -> Step {
+        let options = &self.source.shared.options;
+        let step = match body {
+            None => timeout(patience.left(Instant::now()), self.open()).await,
+            Some(body) => timeout(options.stall_timeout, self.next_bytes(body)).await,
+        };
+        step.unwrap_or_else(|_| Step::Failed(self.error(LATER, "the server sends nothing")))
+    }
+
+    async fn open(&self) -> Step {
+        let id = &*self.source.id;
+        let wanted = ByteRange::new(self.at, self.flight.range.end);
+        let get = GetOptions {
+            range: Some(wanted),
+            // A weak etag can be compared, but not be asked for.
+            if_match: (!id.etag.is_weak()).then(|| id.etag.clone()),
+        };
+        match self.source.shared.store.get(&id.key, get).await {
+            Err(error) => Step::Failed(error),
+            Ok(answer) if answer.meta.id.etag != id.etag || answer.meta.id.size != id.size => {
+                Step::Failed(self.error(ErrorKind::Precondition, "another version is there"))
+            }
+            Ok(answer) if answer.range.start != wanted.start || !wanted.contains(answer.range) => {
+                let detail = format!("asked for bytes {wanted:?}, the answer has {:?}", answer.range);
+                Step::Failed(self.error(ErrorKind::Protocol, &detail))
+            }
+            Ok(answer) => Step::Opened(answer.body),
+        }
+    }
+
+    async fn next_bytes(&self, body: &mut Body) -> Step {
+        match body.next().await {
+            Some(Ok(bytes)) => Step::Bytes(bytes),
+            Some(Err(error)) => Step::Failed(error),
+            None => Step::Failed(self.error(LATER, "the answer ended early")),
+        }
+    }
+
+    /// Takes bytes in, and hands on each chunk that they complete.
+    async fn take(&mut self, mut bytes: Bytes) {
+        // More than was asked for is of no use.
+        bytes.truncate((self.flight.range.end - self.at).min(bytes.len() as u64) as usize);
+        while !bytes.is_empty() {
+            let chunk = self.source.grid.chunk_of(self.at);
+            let whole = self.source.grid.range_of(chunk);
+            if self.partial.capacity() == 0 {
+                self.partial.reserve_exact(whole.len() as usize);
+            }
+            let piece = bytes.split_to(((whole.end - self.at) as usize).min(bytes.len()));
+            self.partial.extend_from_slice(&piece);
+            self.at += piece.len() as u64;
+            if self.at == whole.end {
+                let complete = Bytes::from(std::mem::take(&mut self.partial));
+                self.hand_on(chunk, complete).await;
+            }
+        }
+    }
+
+    async fn hand_on(&mut self, chunk: u64, bytes: Bytes) {
+        let place = Place { object: self.source.number, chunk };
+        let waiters = self.source.shared.table().arrive(place, bytes.clone());
+        for waiter in waiters {
+            // A waiter that has gone away does not need its answer.
+            let _ = waiter.send(Ok(bytes.clone()));
+        }
+        // What has arrived can be evicted, if somebody needs the room.
+        self.source.shared.freed.notify_waiters();
+        self.finish_keeping().await;
+        if let Some(cached) = self.source.cached.clone() {
+            let (shared, range) = (self.source.shared.clone(), self.source.grid.range_of(chunk));
+            self.keeping = Some(task::spawn_blocking("cache-put", move || {
+                cached.put(range.start, &bytes);
+                drop(bytes);
+                if cached.present_within(range).contains(range) {
+                    shared.table().kept(place);
+                    shared.freed.notify_waiters();
+                }
+            }));
+        }
+    }
+
+    async fn finish_keeping(&mut self) {
+        if let Some(keeping) = self.keeping.take()
+            && let Err(error) = keeping.await
+        {
+            log::debug!("A chunk was not kept: {error}");
+        }
+    }
+
+    /// Ends the fetch if nobody wants the rest any more.
+    fn cancel(&self) -> bool {
+        let rest = self.rest();
+        self.source.shared.table().cancel(self.source.number, self.source.grid, &self.flight, rest)
+    }
+
+    /// Tells everyone who still waits.
+    fn give_up(&self, error: &Error) {
+        self.flight.end();
+        let waiters =
+            self.source.shared.table().fail(self.source.number, self.source.grid, &self.flight, self.rest());
+        for waiter in waiters {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+
+    /// The chunks that have not been handed on.
+    fn rest(&self) -> ByteRange {
+        ByteRange::new(self.at - self.partial.len() as u64, self.flight.range.end)
+    }
+
+    fn error(&self, kind: ErrorKind, detail: &str) -> store::Error {
+        store::Error::on(Op::Get, &self.source.id.key, kind, detail)
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.flight.end();
+        // Waiters of a fetch that was cut off by a panic or the runtime's end learn it by their channel's.
+        let waiters =
+            self.source.shared.table().fail(self.source.number, self.source.grid, &self.flight, self.rest());
+        drop(waiters);
+        self.source.shared.freed.notify_waiters();
+    }
+}

@@ -1,0 +1,497 @@
+//! Chunks on their way and chunks in memory: one fetch and many waiters, over all streams of a reader.
+//!
+//! ```text
+//!            begin                 arrive                    evict, kept and read
+//!   Absent ---------> Fetching{waiters} ---------> Present ----------------------> Absent
+//!                          |  cancel, fail
+//!                          `---------------> Absent
+//! ```
+//!
+//! A chunk in memory is *fresh* until its bytes have been read, or until the stream that wanted it has gone elsewhere;
+//! then it is *spent*. Spent chunks make room for others; fresh ones only when somebody waits. A spent chunk that is in
+//! the disk cache as well leaves memory at once.
+//!
+//! Nothing here waits. Waiters are answered by the caller, after the table's lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use lru::LruCache;
+use tokio::sync::{Notify, oneshot};
+
+use crate::read::Error;
+use crate::read::budget::{Budget, Urgency};
+use crate::read::plan::Grid;
+use crate::types::{ByteRange, ObjectId, RangeSet};
+
+/// What a waiter is told: its whole chunk, or why there is none.
+pub(crate) type Answer = Result<Bytes, Error>;
+/// Somebody who waits for a chunk.
+pub(crate) type Waiter = oneshot::Sender<Answer>;
+
+/// A chunk of an object, as the table numbers them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Place {
+    /// The object's number.
+    pub object: u64,
+    /// The chunk's index.
+    pub chunk: u64,
+}
+
+/// One fetch of neighbouring chunks, as those see it who are interested.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    /// What is fetched.
+    pub range: ByteRange,
+    interested: AtomicUsize,
+    is_over: AtomicBool,
+    /// Told when nobody is interested any more.
+    unwanted: Notify,
+}
+
+/// A stream's interest in a flight. When the last one is dropped, and nobody waits for a chunk, the flight ends.
+#[derive(Debug)]
+pub(crate) struct Interest(Arc<Flight>);
+
+/// All chunks on their way or in memory.
+pub(crate) struct Table {
+    budget: Budget,
+    ids: HashMap<Arc<ObjectId>, u64>,
+    objects: HashMap<u64, Object>,
+    numbered: u64,
+    chunks: BTreeMap<Place, Chunk>,
+    /// Present chunks, each in one of the two, least recently touched last.
+    fresh: LruCache<Place, ()>,
+    spent: LruCache<Place, ()>,
+}
+
+struct Object {
+    id: Arc<ObjectId>,
+    streams: usize,
+    /// Chunks of it in the table.
+    chunks: usize,
+}
+
+enum Chunk {
+    Fetching { flight: Arc<Flight>, waiters: Vec<Waiter> },
+    Present(Held),
+}
+
+struct Held {
+    bytes: Bytes,
+    /// Bytes that readers have taken, counted again when they are taken again.
+    read_bytes: u64,
+    is_in_cache: bool,
+}
+
+impl Flight {
+    pub(crate) fn new(range: ByteRange) -> Arc<Flight> {
+        Arc::new(Flight {
+            range,
+            interested: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
+            unwanted: Notify::new(),
+        })
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
+    /// Waits until nobody is interested.
+    pub(crate) async fn unwanted(&self) {
+        self.unwanted.notified().await;
+    }
+
+    /// Whether a stream is interested.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.interested.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Interest {
+    pub(crate) fn new(flight: Arc<Flight>) -> Interest {
+        flight.interested.fetch_add(1, Ordering::AcqRel);
+        Interest(flight)
+    }
+
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.0
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        if self.0.interested.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.unwanted.notify_one();
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(memory_bytes: u64) -> Table {
+        Table {
+            budget: Budget::new(memory_bytes),
+            ids: HashMap::new(),
+            objects: HashMap::new(),
+            numbered: 0,
+            chunks: BTreeMap::new(),
+            fresh: LruCache::unbounded(),
+            spent: LruCache::unbounded(),
+        }
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// A stream on an object begins. The number stands for the object as long as any stream or chunk of it is left.
+    pub(crate) fn open(&mut self, id: &ObjectId) -> (u64, Arc<ObjectId>) {
+        if let Some(&number) = self.ids.get(id) {
+            let object = self.objects.get_mut(&number).expect("ids and objects are entered together");
+            object.streams += 1;
+            return (number, object.id.clone());
+        }
+        self.numbered += 1;
+        let id = Arc::new(id.clone());
+        self.ids.insert(id.clone(), self.numbered);
+        self.objects.insert(self.numbered, Object { id: id.clone(), streams: 1, chunks: 0 });
+        (self.numbered, id)
+    }
+
+    /// A stream ends. With the last one, chunks that nobody has read are no longer worth more than others.
+    pub(crate) fn close(&mut self, number: u64) {
+        let object = self.objects.get_mut(&number).expect("an open stream keeps its object entered");
+        object.streams -= 1;
+        if object.streams == 0 {
+            self.spend(number, 0..u64::MAX);
+        }
+        self.strike_if_unused(number);
+    }
+
+    /// Which bytes within `range` are in memory, and which on their way.
+    pub(crate) fn state(&self, number: u64, grid: Grid, range: ByteRange) -> (RangeSet, RangeSet) {
+        let (mut present, mut coming) = (RangeSet::default(), RangeSet::default());
+        for (place, chunk) in self.chunks.range(places(number, grid.chunks(range))) {
+            match chunk {
+                Chunk::Fetching { .. } => coming.insert(grid.range_of(place.chunk)),
+                Chunk::Present(_) => present.insert(grid.range_of(place.chunk)),
+            }
+        }
+        (present, coming)
+    }
+
+    /// The bytes of a chunk that is in memory, of which the reader is going to take `read_bytes`.
+    pub(crate) fn read(&mut self, place: Place, read_bytes: u64) -> Option<Bytes> {
+        let Some(Chunk::Present(held)) = self.chunks.get_mut(&place) else {
+            return None;
+        };
+        held.read_bytes += read_bytes;
+        let bytes = held.bytes.clone();
+        if held.read_bytes >= bytes.len() as u64 {
+            self.spend_one(place);
+        }
+        Some(bytes)
+    }
+
+    /// Waits for a chunk that is on its way.
+    pub(crate) fn join(&mut self, place: Place) -> Option<oneshot::Receiver<Answer>> {
+        let Some(Chunk::Fetching { waiters, .. }) = self.chunks.get_mut(&place) else {
+            return None;
+        };
+        // Waiters that have gone away leave their place to new ones.
+        waiters.retain(|waiter| !waiter.is_closed());
+        let (waiter, answer) = oneshot::channel();
+        waiters.push(waiter);
+        Some(answer)
+    }
+
+    /// The flight that brings a chunk.
+    pub(crate) fn flight(&self, place: Place) -> Option<Arc<Flight>> {
+        match self.chunks.get(&place)? {
+            Chunk::Fetching { flight, .. } => Some(flight.clone()),
+            Chunk::Present(_) => None,
+        }
+    }
+
+    /// Takes memory for a fetch, making room as far as the urgency allows.
+    pub(crate) fn reserve(&mut self, bytes: u64, urgency: Urgency) -> bool {
+        while self.budget.shortage(bytes, urgency) > 0 {
+            let evicted = match urgency {
+                Urgency::Prefetch => self.spent.pop_lru(),
+                Urgency::Demand => self.spent.pop_lru().or_else(|| self.fresh.pop_lru()),
+            };
+            match evicted {
+                Some((place, ())) => self.remove(place),
+                None => return false,
+            }
+        }
+        self.budget.take(bytes);
+        true
+    }
+
+    /// A fetch of absent chunks begins, for which memory has been reserved.
+    pub(crate) fn begin(&mut self, number: u64, grid: Grid, range: ByteRange) -> Arc<Flight> {
+        let flight = Flight::new(range);
+        for chunk in grid.chunks(range) {
+            let fetching = Chunk::Fetching { flight: flight.clone(), waiters: Vec::new() };
+            let before = self.chunks.insert(Place { object: number, chunk }, fetching);
+            debug_assert!(before.is_none(), "a chunk is fetched by one flight");
+            self.objects.get_mut(&number).expect("an open stream keeps its object entered").chunks += 1;
+        }
+        flight
+    }
+
+    /// A chunk has come. Those returned must be answered.
+    pub(crate) fn arrive(&mut self, place: Place, bytes: Bytes) -> Vec<Waiter> {
+        let held = Chunk::Present(Held { bytes, read_bytes: 0, is_in_cache: false });
+        let before = self.chunks.insert(place, held);
+        self.fresh.push(place, ());
+        if self.objects.get(&place.object).is_some_and(|object| object.streams == 0) {
+            self.spend_one(place);
+        }
+        match before {
+            Some(Chunk::Fetching { waiters, .. }) => waiters,
+            Some(Chunk::Present(_)) | None => {
+                debug_assert!(false, "only what is being fetched arrives");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A chunk that has arrived is in the disk cache now.
+    pub(crate) fn kept(&mut self, place: Place) {
+        if let Some(Chunk::Present(held)) = self.chunks.get_mut(&place) {
+            held.is_in_cache = true;
+            if self.spent.contains(&place) {
+                self.spend_one(place);
+            }
+        }
+    }
+
+    /// The reader that wanted these chunks ahead has gone elsewhere.
+    pub(crate) fn abandon(&mut self, number: u64, chunks: Range<u64>) {
+        self.spend(number, chunks);
+    }
+
+    /// Ends a flight's remaining chunks, unless somebody is interested or waits for one of them.
+    pub(crate) fn cancel(&mut self, number: u64, grid: Grid, flight: &Flight, rest: ByteRange) -> bool {
+        let chunks = || self.chunks.range(places(number, grid.chunks(rest)));
+        let is_awaited = chunks().any(|(_, chunk)| match chunk {
+            Chunk::Fetching { waiters, .. } => waiters.iter().any(|waiter| !waiter.is_closed()),
+            Chunk::Present(_) => false,
+        });
+        if flight.is_wanted() || is_awaited {
+            return false;
+        }
+        self.fail(number, grid, flight, rest);
+        true
+    }
+
+    /// Ends a flight's remaining chunks, as far as they are its own: it may have ended before, and another may have
+    /// begun. Those returned must be answered.
+    pub(crate) fn fail(&mut self, number: u64, grid: Grid, flight: &Flight, rest: ByteRange) -> Vec<Waiter> {
+        let mut all = Vec::new();
+        for chunk in grid.chunks(rest) {
+            let place = Place { object: number, chunk };
+            let is_own = match self.chunks.get(&place) {
+                Some(Chunk::Fetching { flight: other, .. }) => std::ptr::eq(&**other, flight),
+                Some(Chunk::Present(_)) | None => false,
+            };
+            if is_own && let Some(Chunk::Fetching { waiters, .. }) = self.chunks.remove(&place) {
+                all.extend(waiters);
+                self.budget.give_back(grid.range_of(chunk).len());
+                self.leave(number);
+            }
+        }
+        all
+    }
+
+    fn spend(&mut self, number: u64, chunks: Range<u64>) {
+        let range = self.chunks.range(places(number, chunks));
+        let present: Vec<Place> =
+            range.filter(|(_, chunk)| matches!(chunk, Chunk::Present(_))).map(|(&place, _)| place).collect();
+        present.into_iter().for_each(|place| self.spend_one(place));
+    }
+
+    fn spend_one(&mut self, place: Place) {
+        self.fresh.pop(&place);
+        match self.chunks.get(&place) {
+            Some(Chunk::Present(held)) if held.is_in_cache => self.remove(place),
+            Some(Chunk::Present(_)) => {
+                self.spent.push(place, ());
+            }
+            Some(Chunk::Fetching { .. }) | None => {}
+        }
+    }
+
+    /// Takes a present chunk out of memory.
+    fn remove(&mut self, place: Place) {
+        self.fresh.pop(&place);
+        self.spent.pop(&place);
+        if let Some(Chunk::Present(held)) = self.chunks.remove(&place) {
+            self.budget.give_back(held.bytes.len() as u64);
+            self.leave(place.object);
+        }
+    }
+
+    /// An object has one chunk less.
+    fn leave(&mut self, number: u64) {
+        self.objects.get_mut(&number).expect("a chunk keeps its object entered").chunks -= 1;
+        self.strike_if_unused(number);
+    }
+
+    fn strike_if_unused(&mut self, number: u64) {
+        if self.objects.get(&number).is_some_and(|object| object.streams == 0 && object.chunks == 0)
+            && let Some(object) = self.objects.remove(&number)
+        {
+            self.ids.remove(&object.id);
+        }
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("budget", &self.budget)
+            .field("objects", &self.objects.len())
+            .field("fresh", &self.fresh.len())
+            .field("spent", &self.spent.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn places(object: u64, chunks: Range<u64>) -> Range<Place> {
+    Place { object, chunk: chunks.start }..Place { object, chunk: chunks.end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ETag, Key};
+
+    const GRID: Grid = Grid { size: 95, chunk_bytes: 10 };
+
+    fn id(key: &str) -> ObjectId {
+        ObjectId { key: Key::new(key).unwrap(), etag: ETag::new("1"), size: GRID.size }
+    }
+
+    fn place(object: u64, chunk: u64) -> Place {
+        Place { object, chunk }
+    }
+
+    fn fetch(table: &mut Table, number: u64, range: ByteRange) -> Arc<Flight> {
+        assert!(table.reserve(range.len(), Urgency::Prefetch));
+        table.begin(number, GRID, range)
+    }
+
+    fn arrive(table: &mut Table, at: Place) -> usize {
+        let bytes = Bytes::from(vec![at.chunk as u8; GRID.range_of(at.chunk).len() as usize]);
+        table.arrive(at, bytes).len()
+    }
+
+    #[test]
+    fn many_wait_for_one_fetch() {
+        let mut table = Table::new(1000);
+        let (number, _) = table.open(&id("a"));
+        assert_eq!(table.open(&id("a")).0, number);
+        fetch(&mut table, number, ByteRange::new(10, 30));
+        assert!(table.join(place(number, 0)).is_none());
+        let _first = table.join(place(number, 1)).unwrap();
+        drop(table.join(place(number, 1)).unwrap());
+        let _third = table.join(place(number, 1)).unwrap();
+        let (present, coming) = table.state(number, GRID, ByteRange::new(0, 95));
+        assert!(present.is_empty());
+        assert_eq!(coming.iter().collect::<Vec<_>>(), [ByteRange::new(10, 30)]);
+        assert_eq!(arrive(&mut table, place(number, 1)), 2, "who has gone away is not counted");
+        assert_eq!(table.read(place(number, 1), 3).unwrap(), vec![1; 10]);
+        assert_eq!(table.read(place(number, 2), 3), None);
+    }
+
+    #[test]
+    fn a_chunk_read_and_cached_leaves_memory_in_either_order() {
+        let mut table = Table::new(1000);
+        let (number, _) = table.open(&id("a"));
+        fetch(&mut table, number, ByteRange::new(0, 20));
+        arrive(&mut table, place(number, 0));
+        arrive(&mut table, place(number, 1));
+        table.kept(place(number, 0));
+        assert!(table.read(place(number, 0), 4).is_some());
+        assert!(table.read(place(number, 0), 6).is_some());
+        assert!(table.read(place(number, 0), 1).is_none());
+        assert!(table.read(place(number, 1), 10).is_some());
+        assert!(table.read(place(number, 1), 10).is_some(), "not cached: kept while there is room");
+        table.kept(place(number, 1));
+        assert!(table.read(place(number, 1), 10).is_none());
+        assert_eq!(table.budget().used(), 0);
+    }
+
+    #[test]
+    fn spent_chunks_make_room_for_all_and_fresh_ones_for_who_waits() {
+        let mut table = Table::new(40);
+        let (number, _) = table.open(&id("a"));
+        fetch(&mut table, number, ByteRange::new(0, 30));
+        (0..3).for_each(|chunk| {
+            arrive(&mut table, place(number, chunk));
+        });
+        assert!(!table.reserve(10, Urgency::Prefetch), "the reserve is kept, unread chunks stay");
+        table.read(place(number, 1), 10);
+        assert!(table.reserve(10, Urgency::Prefetch));
+        assert!(table.read(place(number, 1), 1).is_none());
+        assert!(table.reserve(20, Urgency::Demand));
+        assert!(table.read(place(number, 0), 1).is_none(), "the oldest unread one");
+        assert!(table.read(place(number, 2), 1).is_some());
+        assert!(!table.reserve(20, Urgency::Demand), "nothing left but what is on its way");
+        assert_eq!(table.budget().used(), 30);
+    }
+
+    #[test]
+    fn a_flight_is_cancelled_only_when_nobody_cares() {
+        let mut table = Table::new(1000);
+        let (number, _) = table.open(&id("a"));
+        let flight = fetch(&mut table, number, ByteRange::new(0, 30));
+        let interest = Interest::new(flight.clone());
+        assert!(!table.cancel(number, GRID, &flight, flight.range));
+        drop(interest);
+        let waiting = table.join(place(number, 2)).unwrap();
+        assert!(!table.cancel(number, GRID, &flight, flight.range));
+        assert!(
+            table.cancel(number, GRID, &flight, ByteRange::new(0, 10)),
+            "the waiter waits for another chunk"
+        );
+        drop(waiting);
+        assert!(table.cancel(number, GRID, &flight, flight.range));
+        assert_eq!(table.budget().used(), 0);
+        let next = fetch(&mut table, number, flight.range);
+        assert!(table.fail(number, GRID, &flight, flight.range).is_empty());
+        assert_eq!(table.budget().used(), 30, "the end of a flight is not that of the next one");
+        table.fail(number, GRID, &next, next.range);
+        assert_eq!(table.state(number, GRID, ByteRange::new(0, 95)), Default::default());
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_object_that_nobody_has_open() {
+        let mut table = Table::new(1000);
+        let (number, _) = table.open(&id("a"));
+        fetch(&mut table, number, ByteRange::new(0, 20));
+        arrive(&mut table, place(number, 0));
+        table.close(number);
+        arrive(&mut table, place(number, 1));
+        assert_eq!(table.open(&id("a")).0, number, "chunks that are in memory alone are found again");
+        assert!(table.read(place(number, 1), 10).is_some());
+        table.close(number);
+        table.kept(place(number, 0));
+        table.kept(place(number, 1));
+        assert!(table.objects.is_empty() && table.ids.is_empty() && table.chunks.is_empty());
+        assert!(table.fresh.is_empty() && table.spent.is_empty());
+        assert_eq!(table.budget().used(), 0);
+    }
+}

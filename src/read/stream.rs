@@ -1,0 +1,396 @@
+//! One handle's reads: what is here is given at once, what is not is fetched or waited for, what comes next is asked
+//! for ahead.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::observe::{Counter, task};
+use crate::read::budget::Urgency;
+use crate::read::fetch::{self, Source};
+use crate::read::flight::{Answer, Flight, Interest, Place, Table};
+use crate::read::plan::{Grid, Span, cut, plan};
+use crate::read::window::{Limits, Window};
+use crate::read::{Error, Shared};
+use crate::store::{self, ErrorKind, Op};
+use crate::types::{ByteRange, ObjectId};
+
+/// Times that one read starts over because a fetch it waited for was cut off without an answer.
+const CUT_OFF_MAX: u32 = 3;
+
+/// One handle's view of one version of an object.
+pub struct ReadStream {
+    source: Source,
+    /// Most bytes that are waited for at once.
+    piece_bytes: u64,
+    steering: Mutex<Steering>,
+}
+
+/// Where the stream is going.
+struct Steering {
+    window: Window,
+    /// Flights that bring what this stream wants, some of them over.
+    flights: Vec<Interest>,
+}
+
+/// How some bytes of a read will be had.
+enum Ticket {
+    /// From memory.
+    Held(Bytes, Range<usize>),
+    /// From the disk cache.
+    OnDisk(ByteRange),
+    /// From a fetch, as part of a chunk.
+    Coming(Place, oneshot::Receiver<Answer>, Range<usize>),
+}
+
+/// What engaging for a read has led to.
+enum Engaged {
+    /// Tickets for all of it, in order.
+    Tickets(Vec<Ticket>),
+    /// There is no memory to fetch into yet.
+    NoRoom,
+}
+
+/// How far a set of tickets has brought a read.
+enum Served {
+    All,
+    /// Up to here; a chunk of the cache was damaged or evicted.
+    Missed(u64),
+    /// Up to here; a fetch has ended without an answer.
+    CutOff(u64),
+}
+
+impl ReadStream {
+    pub(super) fn new(shared: Arc<Shared>, object: ObjectId) -> ReadStream {
+        let grid = Grid { size: object.size, chunk_bytes: shared.chunk_bytes };
+        let (number, id) = shared.table().open(&object);
+        let cached = shared.cache.as_ref().map(|cache| cache.object(&id));
+        let in_chunks = |bytes: u64| (bytes - bytes % grid.chunk_bytes).max(grid.chunk_bytes);
+        let (demand_bytes, prefetch_bytes) = {
+            let table = shared.table();
+            (table.budget().demand_bytes(), table.budget().prefetch_bytes())
+        };
+        let request_bytes = in_chunks(shared.options.request_bytes.0).min(in_chunks(demand_bytes));
+        let limits = Limits {
+            size: object.size,
+            // What is read moves out while what comes moves in: half of the room for the window, half for the change.
+            prefetch_bytes: shared.options.prefetch_bytes.0.min(prefetch_bytes / 2),
+            request_bytes,
+        };
+        ReadStream {
+            source: Source { shared, id, number, grid, cached },
+            piece_bytes: request_bytes,
+            steering: Mutex::new(Steering { window: Window::new(limits), flights: Vec::new() }),
+        }
+    }
+
+    /// The version it reads.
+    pub fn object(&self) -> &ObjectId {
+        &self.source.id
+    }
+
+    /// Appends the bytes of `range` (cut at the object's end) to `out` and returns true, if that needs no waiting on
+    /// the network. Otherwise leaves `out` as it was. Never blocks on more than a local file.
+    pub fn read_now(&self, range: ByteRange, out: &mut Vec<u8>) -> bool {
+        let range = range.clip(self.source.grid.size);
+        if range.is_empty() {
+            return true;
+        }
+        let before = out.len();
+        let tickets = self.tickets(&mut self.source.shared.table(), range);
+        for ticket in tickets {
+            let served = match ticket {
+                Ticket::Held(bytes, part) => {
+                    out.extend_from_slice(&bytes[part]);
+                    true
+                }
+                Ticket::OnDisk(range) => {
+                    self.source.cached.as_ref().is_some_and(|cached| cached.read(range, out))
+                }
+                Ticket::Coming(..) => false,
+            };
+            if !served {
+                out.truncate(before);
+                return false;
+            }
+        }
+        self.steer(range);
+        self.prefetch();
+        true
+    }
+
+    /// The bytes of `range`, cut at the object's end.
+    pub async fn read(&self, range: ByteRange) -> Result<Bytes, Error> {
+        let range = range.clip(self.source.grid.size);
+        let mut pieces = Vec::new();
+        for piece in range.split(self.piece_bytes) {
+            let target = self.steer(piece);
+            self.read_piece(piece, target, &mut pieces).await?;
+        }
+        Ok(joined(pieces, range.len()))
+    }
+
+    async fn read_piece(
+        &self,
+        piece: ByteRange,
+        target: ByteRange,
+        pieces: &mut Vec<Bytes>,
+    ) -> Result<(), Error> {
+        let mut at = piece.start;
+        let mut cut_off = 0;
+        while at < piece.end {
+            let tickets = self.engage_when_room(ByteRange::new(at, piece.end), target).await?;
+            // Before waiting, so that what comes next is on its way meanwhile.
+            self.prefetch();
+            match self.serve(at, tickets, pieces).await? {
+                Served::All => at = piece.end,
+                Served::Missed(to) => at = to,
+                Served::CutOff(to) => {
+                    at = to;
+                    cut_off += 1;
+                    if cut_off == CUT_OFF_MAX {
+                        return Err(self.error("the fetch was cut off"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Redeems tickets, as far as they are good.
+    async fn serve(
+        &self,
+        mut at: u64,
+        tickets: Vec<Ticket>,
+        pieces: &mut Vec<Bytes>,
+    ) -> Result<Served, Error> {
+        for ticket in tickets {
+            let bytes = match ticket {
+                Ticket::Held(bytes, part) => bytes.slice(part),
+                Ticket::OnDisk(range) => match self.read_disk(range).await {
+                    Some(bytes) => bytes,
+                    None => return Ok(Served::Missed(at)),
+                },
+                Ticket::Coming(place, answer, part) => match answer.await {
+                    Ok(answer) => {
+                        let bytes = answer?.slice(part);
+                        self.source.shared.table().read(place, bytes.len() as u64);
+                        bytes
+                    }
+                    Err(oneshot::error::RecvError { .. }) => return Ok(Served::CutOff(at)),
+                },
+            };
+            at += bytes.len() as u64;
+            pieces.push(bytes);
+        }
+        Ok(Served::All)
+    }
+
+    async fn read_disk(&self, range: ByteRange) -> Option<Bytes> {
+        let cached = self.source.cached.clone()?;
+        let read = task::spawn_blocking("cache-read", move || {
+            let mut out = Vec::with_capacity(range.len() as usize);
+            cached.read(range, &mut out).then(|| Bytes::from(out))
+        });
+        read.await.ok().flatten()
+    }
+
+    async fn engage_when_room(&self, range: ByteRange, target: ByteRange) -> Result<Vec<Ticket>, Error> {
+        let engage = async {
+            loop {
+                // Listened for before looking, so that no news in between is missed.
+                let freed = self.source.shared.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                match self.engage(range, target) {
+                    Engaged::Tickets(tickets) => return tickets,
+                    Engaged::NoRoom => freed.await,
+                }
+            }
+        };
+        let longest = self.source.shared.options.read_timeout;
+        timeout(longest, engage).await.map_err(|_| self.error("no memory for reading became free"))
+    }
+
+    /// Gets tickets for a range, and starts the fetches that it needs. They bring what follows as well, as far as it
+    /// is in `target` and fits in the same request.
+    fn engage(&self, range: ByteRange, target: ByteRange) -> Engaged {
+        let Source { shared, number, grid, .. } = &self.source;
+        let demanded = grid.cover(range);
+        let wanted = ByteRange::new(range.start, target.end.max(range.end));
+        self.look_once();
+        let mut begun = Vec::new();
+        let mut has_room = true;
+        let mut table = shared.table();
+        for span in self.plan(&table, wanted) {
+            let (Span::Fetch(request), Some(needed)) = (span, span.range().intersect(demanded)) else {
+                continue;
+            };
+            let request = if table.reserve(request.len(), Urgency::Prefetch) {
+                request
+            } else if table.reserve(needed.len(), Urgency::Demand) {
+                needed
+            } else {
+                has_room = false;
+                break;
+            };
+            begun.push(table.begin(*number, *grid, request));
+        }
+        let engaged = match has_room {
+            true => Engaged::Tickets(self.tickets(&mut table, range)),
+            false => Engaged::NoRoom,
+        };
+        drop(table);
+        let mut steering = self.steering();
+        for flight in &begun {
+            steering.window.asked(flight.range.end);
+            steering.flights.push(Interest::new(flight.clone()));
+        }
+        drop(steering);
+        self.launch(begun);
+        engaged
+    }
+
+    /// Asks for what is due of the window, as far as requests and memory allow.
+    fn prefetch(&self) {
+        let mut steering = self.steering();
+        let Some(due) = steering.window.due() else {
+            return;
+        };
+        let Source { shared, number, grid, .. } = &self.source;
+        let Steering { window, flights } = &mut *steering;
+        flights.retain(|interest| !interest.flight().is_over());
+        self.look_once();
+        let mut begun = Vec::new();
+        let mut table = shared.table();
+        for span in self.plan(&table, due) {
+            match span {
+                Span::Hit(_) => {}
+                Span::Join(range) => {
+                    take_interest(&table, grid.chunks(range).map(|chunk| self.place(chunk)), flights)
+                }
+                Span::Fetch(range) => {
+                    let is_allowed = flights.len() < shared.options.requests_max;
+                    if !is_allowed || !table.reserve(range.len(), Urgency::Prefetch) {
+                        break;
+                    }
+                    let flight = table.begin(*number, *grid, range);
+                    flights.push(Interest::new(flight.clone()));
+                    begun.push(flight);
+                }
+            }
+            window.asked(span.range().end);
+        }
+        drop(table);
+        drop(steering);
+        self.launch(begun);
+    }
+
+    /// Takes note of a read; returns what is worth having from its start on.
+    fn steer(&self, range: ByteRange) -> ByteRange {
+        let mut steering = self.steering();
+        let advice = steering.window.on_read(range);
+        if let Some(abandoned) = advice.abandoned {
+            steering.flights.retain(|interest| interest.flight().range.intersect(advice.target).is_some());
+            let Source { shared, number, grid, .. } = &self.source;
+            shared.table().abandon(*number, grid.chunks(abandoned));
+        }
+        advice.target
+    }
+
+    /// Reads the map of the cache file, which must not be done for the first time under the table's lock.
+    fn look_once(&self) {
+        if let Some(cached) = &self.source.cached {
+            cached.present_within(ByteRange::new(0, 0));
+        }
+    }
+
+    /// Plans a range. What is on disk is looked at while the table is locked: a chunk that has come into the cache
+    /// leaves the table only then, and so is always seen in one of them.
+    fn plan(&self, table: &Table, range: ByteRange) -> Vec<Span> {
+        let Source { number, grid, cached, .. } = &self.source;
+        let (held, coming) = table.state(*number, *grid, range);
+        let mut present = cached.as_ref().map(|cached| cached.present_within(range)).unwrap_or_default();
+        held.iter().for_each(|range| present.insert(range));
+        cut(plan(range, *grid, &present, &coming), self.piece_bytes)
+    }
+
+    /// Tickets for a range. What is neither in memory nor on its way is taken to be on disk.
+    fn tickets(&self, table: &mut Table, range: ByteRange) -> Vec<Ticket> {
+        let mut tickets: Vec<Ticket> = Vec::new();
+        for chunk in self.source.grid.chunks(range) {
+            let whole = self.source.grid.range_of(chunk);
+            let bytes = whole.intersect(range).expect("the chunks were taken from the range");
+            let part = (bytes.start - whole.start) as usize..(bytes.end - whole.start) as usize;
+            let place = self.place(chunk);
+            if let Some(held) = table.read(place, part.len() as u64) {
+                tickets.push(Ticket::Held(held, part));
+            } else if let Some(answer) = table.join(place) {
+                tickets.push(Ticket::Coming(place, answer, part));
+            } else if let Some(Ticket::OnDisk(before)) = tickets.last_mut() {
+                before.end = bytes.end;
+            } else {
+                tickets.push(Ticket::OnDisk(bytes));
+            }
+        }
+        tickets
+    }
+
+    fn launch(&self, begun: Vec<Arc<Flight>>) {
+        for flight in begun {
+            if self.source.cached.is_some() {
+                let chunks = self.source.grid.chunks(flight.range);
+                self.source.shared.metrics.add(Counter::CacheMisses, chunks.end - chunks.start);
+            }
+            fetch::start(self.source.clone(), flight);
+        }
+    }
+
+    fn place(&self, chunk: u64) -> Place {
+        Place { object: self.source.number, chunk }
+    }
+
+    fn steering(&self) -> MutexGuard<'_, Steering> {
+        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, detail: &str) -> Error {
+        let kind = ErrorKind::Unavailable { retry_after: None };
+        Error::Store(store::Error::on(Op::Get, &self.source.id.key, kind, detail))
+    }
+}
+
+impl Drop for ReadStream {
+    fn drop(&mut self) {
+        self.source.shared.table().close(self.source.number);
+        self.source.shared.freed.notify_waiters();
+    }
+}
+
+impl fmt::Debug for ReadStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadStream").field("object", &self.source.id).finish_non_exhaustive()
+    }
+}
+
+/// Has the flights that bring these chunks go on for this stream as well.
+fn take_interest(table: &Table, places: impl Iterator<Item = Place>, flights: &mut Vec<Interest>) {
+    for flight in places.filter_map(|place| table.flight(place)) {
+        if !flights.iter().any(|interest| Arc::ptr_eq(interest.flight(), &flight)) {
+            flights.push(Interest::new(flight));
+        }
+    }
+}
+
+fn joined(mut pieces: Vec<Bytes>, len: u64) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.swap_remove(0);
+    }
+    let mut whole = BytesMut::with_capacity(len as usize);
+    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    whole.freeze()
+}

@@ -1,0 +1,135 @@
+//! The embedded bucket in this process, and a foreign client (curl) that looks at it from outside.
+
+use std::process::Command;
+
+use tempfile::TempDir;
+use tetherfs::bucket::{Faults, Operation, Options, Quirks, Recorded, Requests, Server};
+use tokio::runtime::Runtime;
+
+use crate::support::{run, run_ok};
+
+/// The bucket's name.
+pub const BUCKET: &str = "test-bucket";
+/// Credentials of the embedded server.
+pub const ACCESS_KEY: &str = "test-access";
+pub const SECRET_KEY: &str = "test-secret";
+
+/// A running embedded server with one bucket.
+pub struct Bucket {
+    server: Option<Server>,
+    runtime: Runtime,
+    _directory: TempDir,
+}
+
+impl Bucket {
+    /// Starts one without deviations.
+    pub fn start() -> Bucket {
+        Bucket::with(Quirks::default())
+    }
+
+    /// Starts one with deviations.
+    pub fn with(quirks: Quirks) -> Bucket {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let mut options = Options::new(directory.path());
+        options.access_key = ACCESS_KEY.to_owned();
+        options.secret_key = SECRET_KEY.to_owned();
+        options.buckets = vec![BUCKET.to_owned()];
+        options.quirks = quirks;
+        let server = runtime.block_on(Server::start(options)).unwrap();
+        Bucket { server: Some(server), runtime, _directory: directory }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    /// The server's URL.
+    pub fn endpoint(&self) -> String {
+        self.server().endpoint()
+    }
+
+    /// Its fault rules.
+    pub fn faults(&self) -> &Faults {
+        self.server().faults()
+    }
+
+    /// What was asked of it.
+    pub fn requests(&self) -> &Requests {
+        self.server().requests()
+    }
+
+    /// How often an operation was asked for.
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.requests().count(operation).requests
+    }
+
+    /// How often an operation on one key was asked for and answered well.
+    pub fn done(&self, operation: Operation, key: &str) -> u64 {
+        let is_it = |r: &&Recorded| r.operation == operation && r.key == key && r.status == Some(200);
+        self.requests().recent().iter().filter(is_it).count() as u64
+    }
+
+    /// Uploads begun and neither completed nor aborted.
+    pub fn pending_uploads(&self) -> usize {
+        self.server().pending_uploads(BUCKET).unwrap().len()
+    }
+
+    /// The bytes of an object, as a foreign client gets them.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let ran = run(self.curl(key).arg("--fail").arg("--output").arg(file.path()));
+        (ran.code == Some(0)).then(|| std::fs::read(file.path()).unwrap())
+    }
+
+    /// The headers of an object in lower case, as a foreign client gets them.
+    pub fn head(&self, key: &str) -> String {
+        run_ok(self.curl(key).arg("--fail").arg("--head")).to_ascii_lowercase()
+    }
+
+    /// Stores an object, as a foreign client does.
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        run_ok(self.curl(key).arg("--fail").arg("--upload-file").arg(file.path()));
+    }
+
+    /// Removes an object, as a foreign client does.
+    pub fn delete(&self, key: &str) {
+        run_ok(self.curl(key).arg("--fail").args(["--request", "DELETE"]));
+    }
+
+    /// All keys (up to 1,000), as a foreign client lists them.
+    pub fn keys(&self) -> Vec<String> {
+        let listing = run_ok(self.curl("?list-type=2").arg("--fail"));
+        listing
+            .split("<Key>")
+            .skip(1)
+            .filter_map(|rest| rest.split("</Key>").next())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn curl(&self, path: &str) -> Command {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "60", "--path-as-is"]);
+        command.args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
+        command.args([
+            "--aws-sigv4",
+            "aws:amz:us-east-1:s3",
+            "--user",
+            &format!("{ACCESS_KEY}:{SECRET_KEY}"),
+        ]);
+        command.arg(format!("{}/{BUCKET}/{path}", self.endpoint()).replace("/?", "?"));
+        command
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.stop());
+        }
+    }
+}
