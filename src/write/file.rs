@@ -498,8 +498,9 @@ impl WriteFile {
             Noting::Due => {}
             Noting::Fresh if range.is_empty() => {}
             Noting::Fresh => {
-                // What is lost of a file that nobody has flushed is counted in parts of a second, not in files.
-                if let Err(error) = self.note(state) {
+                // After a crash a new file's bytes are found by themselves; changes to an object are not.
+                let is_over_base = state.base.as_ref().is_some_and(|base| base.valid > 0);
+                if is_over_base && let Err(error) = self.note(state) {
                     log::warn!("What {} holds cannot be noted: {error}", state.key);
                 }
                 self.note_later(state, id);

@@ -63,8 +63,8 @@ async fn content(world: &World, file: &WriteFile) -> Option<Vec<u8>> {
     for piece in file.read(ByteRange::new(0, u64::MAX)).unwrap() {
         match piece {
             Piece::Staged(staged) => bytes.extend(staged),
-            Piece::Base(_) if file.base() != there => return None,
-            Piece::Base(range) => {
+            Piece::Base { object, .. } if Some(&object) != there.as_ref() => return None,
+            Piece::Base { range, .. } => {
                 bytes.extend(&world.bytes("m").unwrap()[range.start as usize..range.end as usize]);
             }
             Piece::Zeros(count) => bytes.resize(bytes.len() + count as usize, 0),
