@@ -37,7 +37,10 @@ use results::Done;
 /// How long a file must not be synced again before a content sealed by a sync is uploaded.
 const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long after a change it is noted what an unsealed file holds.
-const NOTE_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+const NOTE_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// How long to wait for the word that the data of a file are gone.
+const GONE_DELAY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The owner of all uploads.
 pub struct Scheduler {
@@ -297,7 +300,7 @@ impl Scheduler {
         let Some(Some(work)) = work else { return true };
         let Some(work) = work.with_bytes_of(job) else {
             // The file has no data any more: whoever took them is about to tell the session.
-            job.retry_at = Some(now + NOTE_DELAY);
+            job.retry_at = Some(now + GONE_DELAY);
             return true;
         };
         let bytes = work.bytes();
