@@ -123,8 +123,12 @@ impl FileSystem {
 
     /// Brings the file into the bucket, and the tree up to date with it.
     pub(crate) async fn commit(&self, state: &FileState, file: &Arc<WriteFile>) -> Result<()> {
-        let object = file.commit().await?;
-        self.committed(state, &object);
+        match file.commit().await {
+            Ok(object) => self.committed(state, &object),
+            // It was removed meanwhile, with which nothing is owed any more.
+            Err(_) if state.content().is_removed => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! * `since` is what differs from the last sealed content, by which the next one goes on from that one's object.
 //! * A removed file keeps its data for the handles that are open, and is never committed.
 
+mod hold;
 mod scheduled;
 mod state;
 
@@ -28,6 +29,7 @@ use crate::write::staging::{Snapshot, Staging, StagingError};
 use crate::write::upload::{Base, Content, FileId, FileOpened, Record, SessionEvent};
 use crate::write::{Error, Piece};
 
+pub use hold::Hold;
 pub use state::{local_error, stopped};
 
 /// One file under change. Shared by all handles of the file; dropped when the last is closed and nothing is pending.

@@ -21,7 +21,7 @@ use crate::types::Key;
 use crate::write::context::{Command, Context, Urgency};
 use crate::write::scheduler::sender::Work;
 use crate::write::upload::{Effect, FileId};
-use crate::write::{Error, WriteFile};
+use crate::write::{Error, Hold, WriteFile};
 
 mod backoff;
 mod facts;
@@ -171,6 +171,14 @@ impl Scheduler {
                 self.request(file, Request::Rename { key, expected, reply });
                 file
             }
+            Command::Hold { file, reply } => {
+                self.request(file, Request::Hold { reply });
+                file
+            }
+            Command::Released(file) => {
+                self.with_job(file, |job| job.holds = job.holds.saturating_sub(1));
+                file
+            }
             Command::GiveUp { file, by, reply } => {
                 self.request(file, Request::GiveUp { by, reply });
                 file
@@ -216,6 +224,11 @@ impl Scheduler {
     fn request(&mut self, file: FileId, request: Request) {
         let is_known = self.context.book.upload(file, |_| ()).is_some();
         if !is_known {
+            if let Request::Hold { reply } = request {
+                // It was let go this moment: there is nothing that could be committed.
+                reply.send(Hold::new(&self.context, file)).ok();
+                return;
+            }
             request.answer(Err(Error::Staging {
                 errno: libc::ENOENT,
                 detail: "there is no such upload".to_owned(),
