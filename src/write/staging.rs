@@ -227,6 +227,7 @@ impl Staging {
     }
 
     /// Grows with every write and truncation.
+    #[cfg(test)]
     pub fn version(&self) -> u64 {
         self.shared.read().version
     }

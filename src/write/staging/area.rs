@@ -128,6 +128,7 @@ impl StagingArea {
     }
 
     /// Bytes taken by all files, in whole pages.
+    #[cfg(test)]
     pub fn used(&self) -> ByteSize {
         ByteSize(self.lock().used)
     }
