@@ -134,7 +134,8 @@ fn recovery(recovered: usize) -> String {
     if recovered == 0 {
         return String::new();
     }
-    format!("; {} of an earlier mount go on", count(recovered, "upload"))
+    let verb = if recovered == 1 { "goes" } else { "go" };
+    format!("; {} of an earlier mount {verb} on", count(recovered, "upload"))
 }
 
 fn log_failure(error: observe::LogError) -> Failure {

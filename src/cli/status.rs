@@ -34,7 +34,7 @@ pub fn run(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let mut parts: Vec<String> = statuses.iter().map(|status| describe(status, now)).collect();
     if arguments.directory.is_none() {
         let answering: Vec<&str> = statuses.iter().map(|status| status.hello.mountpoint.as_str()).collect();
-        parts.extend(dead_mounts(&answering));
+        parts.extend(silent_mounts(&answering));
     }
     if parts.is_empty() {
         parts.push("Nothing is mounted.".to_owned());
@@ -62,7 +62,22 @@ pub fn clients(directory: Option<&Path>) -> Result<Vec<Client>, Failure> {
             Err(Failure::new(Exit::Mountpoint, format!("the process of the mount on {path} is dead"))
                 .hint("mount it again: its uploads go on where they were"))
         }
+        Err(error @ ClientError::NotRunning { .. }) => {
+            Err(nobody_listens(&mountpoint, error, "ask as the user who mounted it".to_owned()))
+        }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Nobody of this user listens; tells of another user's mount, with what can be done about that.
+pub fn nobody_listens(mountpoint: &Path, error: ClientError, hint: String) -> Failure {
+    match mount::mounted_at(mountpoint) {
+        Ok(Some(entry)) if entry.is_ours() => {
+            let path = output::path(mountpoint);
+            Failure::new(Exit::Mountpoint, format!("the mount on {path} does not answer to this user"))
+                .hint(hint)
+        }
+        Ok(Some(_) | None) | Err(_) => error.into(),
     }
 }
 
@@ -106,18 +121,22 @@ pub fn status(client: &mut Client) -> Result<MountStatus, Failure> {
     }
 }
 
-fn dead_mounts(answering: &[&str]) -> Vec<String> {
+/// Mounts of this user whose process is dead or does not answer.
+fn silent_mounts(answering: &[&str]) -> Vec<String> {
+    let directories = Surroundings::of_process().runtime_directories();
     let entries = mount::mounts_of_ours().unwrap_or_default();
     let silent = entries.iter().filter(|entry| !answering.contains(&&*entry.mountpoint.to_string_lossy()));
-    let dead = silent.filter(|entry| is_dead(&entry.mountpoint));
-    dead.map(|entry| {
-        let path = output::path(&entry.mountpoint);
-        format!(
-            "{path}  {}\n  dead: its process was killed; mount it again and its uploads go on",
-            entry.source
-        )
-    })
-    .collect()
+    let told = silent.filter_map(|entry| {
+        let what = if Client::is_listening(&directories, &entry.mountpoint) {
+            "silent: its process does not answer; look into its log, or end it with kill"
+        } else if is_dead(&entry.mountpoint) {
+            "dead: its process was killed; mount it again and its uploads go on"
+        } else {
+            return None;
+        };
+        Some(format!("{}  {}\n  {what}", output::path(&entry.mountpoint), printable(&entry.source)))
+    });
+    told.collect()
 }
 
 /// A mount in a few lines.

@@ -7,7 +7,7 @@ use crate::cli::args::UnmountArguments;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, LOOK_INTERVAL, UploadBar, count, tell};
 use crate::cli::pending::{self, Totals};
-use crate::cli::status::{connect, mountpoint, status};
+use crate::cli::status::{connect, mountpoint, nobody_listens, status};
 use crate::config::Surroundings;
 use crate::control::{Answer, Client, ClientError, Command, ErrorCode, MountStatus};
 use crate::fs::Status;
@@ -32,11 +32,8 @@ pub fn run(arguments: &UnmountArguments) -> Result<Exit, Failure> {
     };
     let wait = if arguments.no_wait { Some(Duration::ZERO) } else { arguments.timeout };
     let deadline = wait.and_then(|wait| Instant::now().checked_add(wait));
-    if let Some(note) = open_files_note(&status(&mut client)?) {
-        tell(&note);
-    }
-    watch_uploads(&mut client, deadline)?;
-    let left = end(&mut client, deadline, &mountpoint)?;
+    let left = drain_and_end(&mut client, deadline, &mountpoint)
+        .map_err(|failure| ended_meanwhile(failure, &mountpoint))?;
     client.wait_for_end(END_WAIT_MAX);
     Ok(match pending::farewell(&left) {
         None => {
@@ -48,6 +45,18 @@ pub fn run(arguments: &UnmountArguments) -> Result<Exit, Failure> {
             Exit::UploadsPending
         }
     })
+}
+
+fn drain_and_end(
+    client: &mut Client,
+    deadline: Option<Instant>,
+    mountpoint: &Path,
+) -> Result<Status, Failure> {
+    if let Some(note) = open_files_note(&status(client)?) {
+        tell(&note);
+    }
+    watch_uploads(client, deadline)?;
+    end(client, deadline, mountpoint)
 }
 
 /// Shows the uploads until they are done, cannot go on, or the time is over. The mount can be used meanwhile, and
@@ -101,12 +110,19 @@ fn without_daemon(mountpoint: &Path, error: ClientError) -> Result<Exit, Failure
         ));
         return Ok(Exit::UploadsPending);
     }
+    let hint = format!("unmount it as the user who mounted it, or with: umount {path}");
+    Err(nobody_listens(mountpoint, error, hint))
+}
+
+/// Why the daemon could not be asked further: when the mount is gone, somebody else has ended it.
+fn ended_meanwhile(failure: Failure, mountpoint: &Path) -> Failure {
     match mount::mounted_at(mountpoint) {
-        Ok(Some(entry)) if entry.is_ours() => {
-            Err(Failure::new(Exit::Mountpoint, format!("the mount on {path} does not answer to this user"))
-                .hint(format!("unmount it as the user who mounted it, or with: umount {path}")))
+        Ok(None) => {
+            let path = output::path(mountpoint);
+            Failure::new(Exit::Mountpoint, format!("{path} was unmounted by somebody else meanwhile"))
+                .hint("whoever did it was told whether everything is in the bucket; so is the log")
         }
-        Ok(Some(_) | None) | Err(_) => Err(error.into()),
+        Ok(Some(_)) | Err(_) => failure,
     }
 }
 

@@ -19,7 +19,7 @@ const CHUNK_BYTES: (ByteSize, ByteSize) = (ByteSize(4 << 10), ByteSize::mib(16))
 const MEMORY_BYTES_MIN: ByteSize = ByteSize::mib(64);
 const PREFETCH_BYTES_DEFAULT_MAX: ByteSize = ByteSize::mib(128);
 const REQUESTS_MAX: usize = 1024;
-/// Attempts of one operation. The waits between them add up to about a minute; `write` goes on after that by itself.
+/// Attempts of one operation. The waits between them add up to 13 seconds at most; `write` goes on after that by itself.
 const ATTEMPTS_MAX: u32 = 8;
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// Settings that mean nothing for a local directory.

@@ -48,16 +48,15 @@ pub struct Client {
 impl Client {
     /// The daemon that serves `mountpoint` (an absolute path).
     pub fn connect(directories: &[PathBuf], mountpoint: &Path) -> Result<Client, ClientError> {
-        let name = socket::socket_name(mountpoint);
-        let found = directories
-            .iter()
-            .filter(|directory| socket::check_private(directory).is_ok())
-            .map(|directory| directory.join(&name))
-            .find(|path| socket::is_alive(path));
-        match found {
+        match listening(directories, mountpoint) {
             Some(path) => Client::open(&path),
             None => Err(ClientError::NotRunning { mountpoint: mountpoint.to_owned() }),
         }
+    }
+
+    /// Whether a process of this user listens for `mountpoint`, which does not mean that it answers.
+    pub fn is_listening(directories: &[PathBuf], mountpoint: &Path) -> bool {
+        listening(directories, mountpoint).is_some()
     }
 
     /// Every daemon of this user that answers, by mountpoint.
@@ -107,6 +106,13 @@ impl Client {
             log::debug!("The daemon did not hang up: {error}");
         }
     }
+}
+
+/// The socket of the daemon of a mountpoint.
+fn listening(directories: &[PathBuf], mountpoint: &Path) -> Option<PathBuf> {
+    let name = socket::socket_name(mountpoint);
+    let trusted = directories.iter().filter(|directory| socket::check_private(directory).is_ok());
+    trusted.map(|directory| directory.join(&name)).find(|path| socket::is_alive(path))
 }
 
 fn ask(reader: &mut BufReader<UnixStream>, command: Command, wait: Duration) -> Result<Answer, ClientError> {

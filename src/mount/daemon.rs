@@ -91,7 +91,9 @@ impl Reporter {
 /// Sends standard error, where panics go, to the log file. One that has grown too large becomes `NAME.old` first.
 pub fn redirect_errors(log: &Path) -> io::Result<()> {
     if fs::metadata(log).is_ok_and(|found| found.is_file() && found.len() > LOG_BYTES_MAX) {
-        fs::rename(log, log.with_extension("log.old"))?;
+        let mut aside = log.as_os_str().to_owned();
+        aside.push(".old");
+        fs::rename(log, aside)?;
     }
     let file = OpenOptions::new().create(true).append(true).open(log)?;
     Ok(rustix::stdio::dup2_stderr(&file)?)

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
@@ -57,10 +58,24 @@ pub struct Ready {
 /// Mounts and serves until it ends. `on_ready` is called when the mount can be used; if it fails, nobody wants the mount
 /// any more and it is taken off again. Returns what was left at the end.
 pub fn serve(config: Config, on_ready: impl FnOnce(Ready) -> io::Result<()>) -> Result<Status, Error> {
+    raise_descriptor_limit();
     let runtime = runtime()?;
     let result = runtime.block_on(serve_on_runtime(config, on_ready));
     runtime.shutdown_timeout(RUNTIME_WAIT_MAX);
     result
+}
+
+/// Lets this process open as many files as it may. The usual soft limit of 1,024 is for programs that call select(2);
+/// here each cached object that is open holds two descriptors, and each request and client one.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => log::debug!("Most open files: {maximum:?} instead of {current:?}"),
+        Err(error) => log::warn!("At most {current:?} files can be open: {error}"),
+    }
 }
 
 /// The runtime of this process.

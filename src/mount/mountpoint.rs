@@ -7,12 +7,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::control::{Client, ClientError, Command as Ask};
+use crate::observe::task;
 
 /// How our mounts are called in the mount table.
 const OUR_TYPE: &str = "fuse.tetherfs";
@@ -21,6 +23,8 @@ const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 const DEAD_MOUNTS_MAX: usize = 8;
 /// Longest wait for the process of a finished mount to end.
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the kernel to tell whether it has lost the process behind a mount; it knows at once.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Why a directory cannot be mounted on.
 #[derive(Debug, thiserror::Error)]
@@ -224,8 +228,18 @@ fn relieve_predecessor(mountpoint: &Path, control_directories: &[PathBuf]) {
     }
 }
 
+/// Whether the kernel has lost the process behind a mount. A process that is there and does not answer would keep us
+/// waiting for ever, so a thread asks; it ends with this process at the latest.
 fn is_disconnected(mountpoint: &Path) -> bool {
-    fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()))
+    let (sender, answer) = mpsc::sync_channel(1);
+    let path = mountpoint.to_owned();
+    let asked = task::thread("look-at-mount", move || {
+        let is_lost = fs::metadata(&path)
+            .is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()));
+        // Nobody takes an answer that comes too late.
+        let _ = sender.send(is_lost);
+    });
+    asked.is_ok() && answer.recv_timeout(LOOK_MAX).unwrap_or(false)
 }
 
 /// Reads proc_pid_mountinfo(5): fields by blanks, optional ones up to a lone `-`, then type and source.

@@ -11,12 +11,13 @@
 //! at once when somebody asks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::observe::{Gauge, task};
+use crate::store::wrap::{RetryListener, listening_to_retries};
 use crate::types::Key;
 use crate::write::context::{Command, Context, Urgency};
 use crate::write::scheduler::sender::Work;
@@ -326,8 +327,14 @@ impl Scheduler {
         let serial = self.serial;
         let id = work.effect.id();
         let report = self.report.clone();
+        let written = job.file.as_ref().map(Arc::downgrade);
+        let listener: RetryListener = Arc::new(move |error| {
+            if let Some(written) = written.as_ref().and_then(Weak::upgrade) {
+                written.retrying(error);
+            }
+        });
         let handle = task::spawn("upload", async move {
-            let result = work.perform(&context).await;
+            let result = listening_to_retries(listener, work.perform(&context)).await;
             // The scheduler may have been shut down meanwhile.
             report.send(Done { file, serial, work, result }).ok();
         });

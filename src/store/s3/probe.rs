@@ -24,6 +24,8 @@ const AWKWARD: &str = " +%41";
 const NO_ETAG: &str = "00000000000000000000000000000000";
 const BODY: &[u8] = b"tetherfs probe";
 const OTHER_BODY: &[u8] = b"tetherfs probe, sent again";
+/// Most attempts of one question while the server refuses for now; the waits between them add up to four seconds.
+const UNAVAILABLE_ATTEMPTS_MAX: u32 = 5;
 /// Part of `BODY` that is copied into a part.
 const COPIED: ByteRange = ByteRange { start: 0, end: 3 };
 
@@ -278,19 +280,19 @@ async fn join(
         };
         store.join_parts(upload, std::slice::from_ref(part), completion)
     };
-    match under(Precondition::Absent).await {
+    match steady(|| under(Precondition::Absent)).await {
         Ok(meta) => return Ok(meta),
         Err(error) if error.kind == ErrorKind::Precondition => found.complete_if_absent = true,
         Err(error) if is_absent(&error) => return Err(error),
         Err(error) => log::debug!("Not supported: {error}"),
     }
-    match under(Precondition::Matches(ETag::new(NO_ETAG))).await {
+    match steady(|| under(Precondition::Matches(ETag::new(NO_ETAG)))).await {
         Ok(meta) => return Ok(meta),
         Err(error) if error.kind == ErrorKind::Precondition => found.complete_if_match = true,
         Err(error) if is_absent(&error) => return Err(error),
         Err(error) => log::debug!("Not supported: {error}"),
     }
-    under(Precondition::None).await
+    steady(|| under(Precondition::None)).await
 }
 
 /// Whether the server was not there to answer, so that nothing is learnt. One that breaks over a question every time
@@ -311,20 +313,26 @@ fn is_absent(error: &Error) -> bool {
     }
 }
 
-/// Asks again while the server is not up to answering. All questions bear to be asked twice.
+/// Asks again while the server is not up to answering. All questions bear to be asked twice. A server that is there
+/// and breaks over a question may do so every time, and is asked less often than one that refuses for now.
 async fn steady<T, F>(ask: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
     let mut wait = BACKOFF_FIRST;
-    for _ in 1..ATTEMPTS_MAX {
-        match ask().await {
-            Err(error) if error.kind.is_retryable() || error.kind == ErrorKind::Ambiguous => {
-                tokio::time::sleep(wait).await;
-                wait *= 2;
-            }
-            outcome => return outcome,
+    let mut attempt = 1;
+    loop {
+        let outcome = ask().await;
+        let attempts_max = match &outcome {
+            Err(error) if error.kind == ErrorKind::Ambiguous => ATTEMPTS_MAX,
+            Err(error) if error.kind.is_retryable() => UNAVAILABLE_ATTEMPTS_MAX,
+            Ok(_) | Err(_) => return outcome,
+        };
+        if attempt >= attempts_max {
+            return outcome;
         }
+        tokio::time::sleep(wait).await;
+        wait *= 2;
+        attempt += 1;
     }
-    ask().await
 }

@@ -25,6 +25,19 @@ use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 /// Longest wait a server can impose by `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// Told of each failure after which a request is sent again.
+pub type RetryListener = Arc<dyn Fn(&crate::store::Error) + Send + Sync>;
+
+tokio::task_local! {
+    static LISTENER: RetryListener;
+}
+
+/// Runs `future` and tells `listener` of every failure of its requests that is tried again, before the wait. They
+/// may go on for minutes, and whoever looks at the mount meanwhile wants to know why nothing moves.
+pub async fn listening_to_retries<F: Future>(listener: RetryListener, future: F) -> F::Output {
+    LISTENER.scope(listener, future).await
+}
+
 /// How often and how patiently to try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RetryOptions {
@@ -106,6 +119,8 @@ impl RetryStore {
         let wait_ms = wait.as_millis();
         log::debug!("Store request failed, will retry attempt={attempt} wait_ms={wait_ms} error={error}");
         self.metrics.add(Counter::StoreRetries, 1);
+        // Err means that nobody listens, as for reads.
+        let _ = LISTENER.try_with(|listener| listener(error));
         tokio::time::sleep(wait).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use crate::store::Precondition;
+use crate::store::{self, Precondition};
 use crate::types::{ByteRange, Key, ObjectMeta, RangeSet, SessionId};
 use crate::write::context::outcome::{Outcome, Settled, Trouble};
 use crate::write::file::state::{Standing, damaged, remove_staging, removed};
@@ -89,6 +89,16 @@ impl WriteFile {
                 None => outcome.progress += 1,
             }
             outcome.trouble = trouble;
+        });
+    }
+
+    /// A request about it failed and is being repeated. Only for those who look: it hides no failure that needs the
+    /// user, and counts as none.
+    pub(in crate::write) fn retrying(&self, error: &store::Error) {
+        self.outcome.send_modify(|outcome| {
+            if outcome.trouble.as_ref().is_none_or(|trouble| !trouble.is_stuck) {
+                outcome.trouble = Some(Trouble { error: Error::Store(error.clone()), is_stuck: false });
+            }
         });
     }
 
