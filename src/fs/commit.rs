@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::fs::FileSystem;
 use crate::fs::file::FileState;
-use crate::types::{Ino, ObjectMeta};
+use crate::types::{Ino, Key, ObjectMeta};
 use crate::write::Event;
 
 impl FileSystem {
@@ -46,7 +46,17 @@ impl FileSystem {
         self.files.retire(ino);
     }
 
-    fn conflicted(&self, key: &crate::types::Key, kept_as: Option<&ObjectMeta>) {
+    /// The name has no local changes any more: it shows what the bucket has. Handles that are open keep what they have.
+    pub(crate) fn give_up_local(&self, state: &FileState, key: &Key) {
+        self.files.unwatch_key(key, state.ino);
+        self.let_go(state.ino);
+        self.namespace.give_up_local(state.ino);
+        if let Some(invalidator) = self.invalidator.get() {
+            invalidator.attributes_changed(state.ino);
+        }
+    }
+
+    fn conflicted(&self, key: &Key, kept_as: Option<&ObjectMeta>) {
         match kept_as {
             Some(copy) => {
                 log::warn!("{key} was changed by another writer; our version is now {}", copy.id.key)
@@ -55,15 +65,8 @@ impl FileSystem {
                 "{key} was changed by another writer; our version is kept in staging, see `tetherfs uploads`"
             ),
         }
-        let Some(state) = self.files.by_key(key) else {
-            return;
-        };
-        if kept_as.is_some() {
-            self.let_go(state.ino);
-        }
-        self.namespace.expire(state.ino);
-        if let Some(invalidator) = self.invalidator.get() {
-            invalidator.attributes_changed(state.ino);
+        if let Some(state) = self.files.by_key(key) {
+            self.give_up_local(&state, key);
         }
     }
 }

@@ -157,7 +157,14 @@ impl FileSystem {
 
     /// Gives an interrupted or stuck upload and its data up, at the user's word.
     pub async fn discard(&self, session: SessionId) -> Result<()> {
-        Ok(self.writer.discard(session).await?)
+        let key = self.writer.sessions().into_iter().find(|s| s.session == session).map(|s| s.key);
+        self.writer.discard(session).await?;
+        if let Some(key) = key
+            && let Some(state) = self.files.by_key(&key)
+        {
+            self.give_up_local(&state, &key);
+        }
+        Ok(())
     }
 
     /// Stops: what is not in the bucket goes on at the next mount.

@@ -9,7 +9,7 @@ use crate::fs::file::{Closed, FileState, LocalFile, RemoteFile, Source};
 use crate::fs::handles::FileHandle;
 use crate::fs::{Attr, CommitMode, FileSystem};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
-use crate::write::{Precondition, WriteFile};
+use crate::write::{self, Precondition, WriteFile};
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,12 +124,17 @@ impl FileSystem {
     /// Brings the file into the bucket, and the tree up to date with it.
     pub(crate) async fn commit(&self, state: &FileState, file: &Arc<WriteFile>) -> Result<()> {
         match file.commit().await {
-            Ok(object) => self.committed(state, &object),
-            // It was removed meanwhile, with which nothing is owed any more.
-            Err(_) if state.content().is_removed => {}
-            Err(error) => return Err(error.into()),
+            Ok(object) => {
+                self.committed(state, &object);
+                Ok(())
+            }
+            Err(error) => {
+                if let write::Error::Conflict { key, .. } = &error {
+                    self.give_up_local(state, key);
+                }
+                Err(error.into())
+            }
         }
-        Ok(())
     }
 
     /// The file under change if there is anything to seal or to wait for, with its attributes handed on.
@@ -180,27 +185,31 @@ impl FileSystem {
 
     /// One handle of the file less; after the last one, what is changed goes on its way without anybody waiting.
     pub(crate) fn close_state(&self, state: &Arc<FileState>) {
+        {
+            // While the handle still counts, so that no commit can let the file go in between.
+            let mut content = state.content();
+            let is_removed = content.is_removed;
+            if let Some(local) = content.local().filter(|local| !is_removed && !local.is_clean()) {
+                self.namespace.set_local(state.ino, local.file.size(), &local.attributes);
+            }
+        }
         match self.files.close(state.ino) {
             Closed::StillOpen => return,
             Closed::Last => {}
         }
-        let (left, is_removed) = {
-            let mut content = state.content();
-            let is_removed = content.is_removed;
-            let left = content.local().map(|local| {
-                local.is_untouched = false;
-                local.settle();
-                local.file.clone()
-            });
-            (left, is_removed)
-        };
+        let left = state.content().local().map(|local| {
+            local.is_untouched = false;
+            local.settle();
+            local.file.clone()
+        });
         if let Some(file) = left {
-            if !is_removed {
-                self.namespace.set_local(state.ino, file.size(), &file.attributes());
-            }
             // Of a removed file this frees what is staged.
             if let Err(error) = file.close() {
                 log::error!("Changes to {} could not be queued for upload: {error}", file.key());
+            }
+            // The news of a commit may come when the file has been let go of, and would find nobody.
+            if let Some(object) = file.last_commit() {
+                self.committed(state, &object);
             }
         }
         self.let_go(state.ino);

@@ -9,7 +9,7 @@ use crate::namespace::freshness::Freshness;
 use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Place, Residence, Seen, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
-use crate::types::{Attributes, Ino, ObjectMeta};
+use crate::types::{Attributes, ETag, Ino, ObjectId, ObjectMeta};
 
 /// How a file with local changes looks.
 #[derive(Clone, Debug)]
@@ -152,6 +152,31 @@ impl Tree {
             }
         });
         self.check();
+    }
+
+    /// A file has no local changes any more, and what it is instead has to be asked. `Stale`, errors as [`Tree::key`].
+    pub fn give_up_local(&mut self, ino: Ino) -> Result<(), Error> {
+        let key = self.key(ino)?;
+        let seen = match &self.inode(ino)?.body {
+            Body::Directory(_) | Body::File(Residence::Remote(_)) => None,
+            Body::File(Residence::Local { under: Under::Object(seen), .. }) => Some(seen.meta.clone()),
+            // Shown until somebody asks; no version has this etag, so no bytes can be read by it.
+            Body::File(Residence::Local { size, attributes, under: Under::Nothing | Under::Unknown }) => {
+                Some(ObjectMeta {
+                    id: ObjectId { key, etag: ETag::new(""), size: *size },
+                    modified: attributes.mtime.unwrap_or_default(),
+                    attributes: Some(attributes.clone()),
+                    token: None,
+                    crc64: None,
+                })
+            }
+        };
+        if let Some(meta) = seen {
+            let seen = Seen { meta, fresh: Freshness::Stale };
+            self.change(ino, |inode| inode.body = Body::File(Residence::Remote(seen)));
+        }
+        self.expire(ino);
+        Ok(())
     }
 
     /// Takes a name and what is under it away. `fresh` is how long its absence is believed.

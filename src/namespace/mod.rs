@@ -251,6 +251,13 @@ impl Namespace {
         self.tree().expire(ino);
     }
 
+    /// The file has no local changes any more without having been committed: it is what the store has, asked anew.
+    pub fn give_up_local(&self, ino: Ino) {
+        if let Err(why) = self.tree().give_up_local(ino) {
+            log::debug!("Inode {ino} had no local changes to give up: {why}");
+        }
+    }
+
     /// Takes a file's name away from the tree (its object is removed by [`Namespace::unlink`]'s caller or never existed).
     pub fn remove(&self, parent: Ino, name: &OsStr, now: Instant) {
         let removed = Name::from_kernel(name).and_then(|name| {

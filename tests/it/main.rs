@@ -7,6 +7,7 @@
 
 mod support;
 
+mod conflict;
 mod conformance;
 mod crash;
 mod errors;

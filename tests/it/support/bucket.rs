@@ -95,6 +95,12 @@ impl Bucket {
         run_ok(self.curl(key).arg("--fail").arg("--upload-file").arg(file.path()));
     }
 
+    /// Stores an object behind everybody's back, without a process: one that is started closes the files it inherits, and
+    /// that is a `flush` of whatever this test has open in the mount.
+    pub fn put_quietly(&self, key: &str, bytes: &[u8]) {
+        self.server().put(BUCKET, key, bytes).unwrap();
+    }
+
     /// Removes an object, as a foreign client does.
     pub fn delete(&self, key: &str) {
         run_ok(self.curl(key).arg("--fail").args(["--request", "DELETE"]));
