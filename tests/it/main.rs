@@ -11,3 +11,4 @@ mod conformance;
 mod crash;
 mod errors;
 mod mount;
+mod reading;
