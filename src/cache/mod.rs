@@ -263,6 +263,11 @@ impl Keeping {
                 );
                 return Ok(Keeping::Nothing);
             }
+            // As later, when it fills up while we are mounted.
+            Err(LeaseError::Io { directory, source }) if is_full(&source) => {
+                log::warn!("Nothing is cached: there is no room for {}: {source}", directory.display());
+                return Ok(Keeping::Nothing);
+            }
             Err(LeaseError::Io { directory, source }) => return Err(CacheError::Io { directory, source }),
         };
         Ok(Keeping::OnDisk(Box::new(Disk {
@@ -289,6 +294,10 @@ impl ScanEnd {
         let waited = self.news.wait_timeout_while(locked(&self.has_come), longest, |has_come| !*has_come);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Scans in the background. The thread holds the cache only for the moment in which it hands over what it found.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -21,6 +22,9 @@ use crate::types::{ByteRange, ObjectId};
 
 /// Times that one read starts over because a fetch it waited for was cut off without an answer.
 const CUT_OFF_MAX: u32 = 3;
+/// For this long after a read has spent its whole time-out, the stream's other reads that need the network fail at once:
+/// the kernel asks again, page by page, for what it could not read ahead, and the program would wait twice.
+const ECHO_MAX: Duration = Duration::from_millis(200);
 
 /// One handle's view of one version of an object.
 pub struct ReadStream {
@@ -28,6 +32,13 @@ pub struct ReadStream {
     /// Most bytes that are waited for at once.
     piece_bytes: u64,
     steering: Mutex<Steering>,
+    timed_out: Mutex<Option<TimedOut>>,
+}
+
+/// A read that failed after its whole time-out.
+struct TimedOut {
+    at: Instant,
+    error: Error,
 }
 
 /// Where the stream is going.
@@ -85,6 +96,7 @@ impl ReadStream {
             source: Source { shared, id, number, grid, cached },
             piece_bytes: request_bytes,
             steering: Mutex::new(Steering { window: Window::new(limits), flights: Vec::new() }),
+            timed_out: Mutex::default(),
         }
     }
 
@@ -126,12 +138,30 @@ impl ReadStream {
     /// The bytes of `range`, cut at the object's end.
     pub async fn read(&self, range: ByteRange) -> Result<Bytes, Error> {
         let range = range.clip(self.source.grid.size);
+        self.timed_out_just_now()?;
         let mut pieces = Vec::new();
         for piece in range.split(self.piece_bytes) {
+            let begun = Instant::now();
             let target = self.steer(piece);
-            self.read_piece(piece, target, &mut pieces).await?;
+            let read = self.read_piece(piece, target, &mut pieces).await;
+            read.inspect_err(|error| self.note_time_out(begun, error))?;
         }
         Ok(joined(pieces, range.len()))
+    }
+
+    /// The error of a read that has spent its time-out a moment ago.
+    fn timed_out_just_now(&self) -> Result<(), Error> {
+        match &*self.timed_out.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(last) if last.at.elapsed() < ECHO_MAX => Err(last.error.clone()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn note_time_out(&self, begun: Instant, error: &Error) {
+        if begun.elapsed() >= self.source.shared.options.read_timeout {
+            let timed_out = TimedOut { at: Instant::now(), error: error.clone() };
+            *self.timed_out.lock().unwrap_or_else(PoisonError::into_inner) = Some(timed_out);
+        }
     }
 
     async fn read_piece(

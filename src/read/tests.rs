@@ -330,11 +330,11 @@ async fn a_body_that_keeps_breaking_still_arrives_once() {
     bench.store.add(Rule::on(Op::Get, Action::Stall).when(When::Nth(7)));
     let bench =
         Bench::over(bench.store, Options { read_timeout: Duration::from_millis(600), ..hasty() }, None);
-    // The seventh request is never answered: the fetch runs into its deadline, and the next read takes up from there.
-    let stream = bench.reader.open(id.clone());
+    // The seventh request is never answered: the fetch runs into its deadline, and another's read takes up from there.
+    let (stream, other) = (bench.reader.open(id.clone()), bench.reader.open(id.clone()));
     let whole = ByteRange::new(0, id.size);
     assert!(matches!(stream.read(whole).await, Err(Error::Store(error)) if error.kind == LATER));
-    read(&stream, whole).await;
+    read(&other, whole).await;
     assert_eq!(
         bench.store.bytes(Op::Get),
         id.size + 5 * 70_001 % CHUNK_UNCACHED,
@@ -397,6 +397,11 @@ async fn failures_are_told_apart_and_do_not_stick() {
         assert!(started.elapsed() < Duration::from_secs(5));
         bench.store.clear();
     }
+    let (asked, started) = (bench.gets(), Instant::now());
+    assert!(stream.read(range).await.is_err(), "the kernel's second try for what has just timed out");
+    assert!(started.elapsed() < Duration::from_millis(100) && bench.gets() == asked);
+    read(&bench.reader.open(id), range).await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
     read(&stream, range).await;
 }
 

@@ -14,3 +14,4 @@ mod errors;
 mod mount;
 mod names;
 mod operator;
+mod reading;
