@@ -3,14 +3,14 @@
 //! Contract: every operation is a plain future or call over our own types; `fuse` decodes and answers, nothing more.
 //! Errors are decided by meaning, here ([`Error`]), and become error numbers in one match.
 //!
-//! What content a file has is one enum, [`file::Source`]: an object, or local changes over one. A file becomes local at
+//! What content a file has is one enum, `file::Source`: an object, or local changes over one. A file becomes local at
 //! its first change and goes back to being an object when the last handle is closed and all is in the bucket, so no
 //! handle ever writes into a file that has been let go.
 //!
 //! ## Locks, in the order in which they may be taken
 //!
 //! 1. `FileState::gate` (async): exchanges a file's content as a whole. Held across awaits. Never two at once, except by
-//!    `rename`, which takes the source's before the target's and holds [`FileSystem::renaming`] meanwhile.
+//!    `rename`, which takes the source's before the target's and holds `FileSystem::renaming` meanwhile.
 //! 2. the table of `file::Files` (sync)
 //! 3. `FileState::content` (sync): which content. Held over local file calls, never across an await.
 //! 4. locks inside `namespace`, `read` and `write`, none of which calls back.

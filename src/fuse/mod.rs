@@ -4,7 +4,7 @@
 //! thread; anything else moves, with its reply, into a task that has a deadline. A panic costs one request, never the
 //! mount. Notifications leave from one thread, without locks.
 //!
-//! The mount itself is made and taken off by [`device`], because the crate's own unmount can hit a mount that is not ours.
+//! The mount itself is made and taken off by `device`, because the crate's own unmount can hit a mount that is not ours.
 
 mod adapter;
 mod convert;
