@@ -7,7 +7,7 @@
 //!
 //! The kernel asks in *inodes*, the store answers in *objects*. [`fs`] is the only room that speaks both. It does so by
 //! composing two pipelines that do not know each other: [`read`] (object and range to bytes, through the [`cache`]) and
-//! [`mod@write`] (staging, plan, session, object, through the journal of [`durable`]).
+//! [`write`](mod@write) (staging, plan, session, object, through the journal of [`durable`]).
 //!
 //! ```text
 //!  kernel --- fuse --- fs --- namespace ------------------ store --- bucket server
@@ -30,7 +30,7 @@
 //! | 0 | [`types`], [`observe`] | words; counters, logs and tasks |
 //! | 1 | [`durable`], [`store`] | what survives a crash; the object store and its back ends |
 //! | 2 | [`cache`], [`namespace`] | chunks on disk; names, inodes, attributes |
-//! | 3 | [`read`], [`mod@write`] | bytes out of the bucket; changes into it |
+//! | 3 | [`read`], [`write`](mod@write) | bytes out of the bucket; changes into it |
 //! | 4 | [`fs`] | file operations |
 //! | 5 | [`fuse`], [`control`], [`bucket`] | doors to the kernel and the operator; the embedded server |
 //! | 6, 7, 8 | [`config`], [`mount`], [`cli`] | settings; assembly; commands |

@@ -130,6 +130,7 @@ fn store_options(settings: &Settings, location: &Location) -> Result<store::Opti
     Ok(store::Options {
         s3: S3Options { endpoint, region: text(Setting::Region), addressing, identity },
         requests_max: requests,
+        sending_bytes_max: half_of_memory(settings)?,
         stall_timeout: positive_time(settings, Setting::StallTimeout)?,
         attempts_max: ATTEMPTS_MAX,
         backoff_max: BACKOFF_MAX,

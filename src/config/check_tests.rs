@@ -41,7 +41,7 @@ fn defaults_make_a_configuration() {
     assert_eq!(config.cache.chunk_bytes, ByteSize(256 << 10));
     assert_eq!(config.read.memory_bytes, ByteSize::mib(256));
     assert_eq!(config.read.prefetch_bytes, ByteSize::mib(128));
-    assert_eq!((config.read.requests_max, config.write.requests_max), (8, 16));
+    assert_eq!((config.read.requests_max, config.write.requests_max), (8, 8));
     assert_eq!(config.write.directory, config.state_directory);
     assert_eq!(config.write.close_timeout, Duration::from_secs(300));
     assert_eq!(config.fs, fs::Options { commit: CommitMode::Close, read_only: false });

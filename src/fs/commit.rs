@@ -31,9 +31,12 @@ impl FileSystem {
 
     /// The file's content is in the bucket as `object`.
     pub(crate) fn committed(&self, state: &FileState, object: &ObjectMeta) {
-        let is_clean = state.content().local().is_some_and(|local| local.is_clean());
-        if is_clean {
-            self.namespace.committed(state.ino, object, Instant::now());
+        let shown =
+            state.content().local().filter(|local| local.is_clean()).map(|local| local.attributes.clone());
+        if let Some(shown) = shown {
+            // The metadata of a large object was sent before its last bytes were written. What programs have seen stays.
+            let object = ObjectMeta { attributes: Some(shown), ..object.clone() };
+            self.namespace.committed(state.ino, &object, Instant::now());
             self.let_go(state.ino);
         }
     }

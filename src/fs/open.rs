@@ -123,8 +123,12 @@ impl FileSystem {
 
     /// Brings the file into the bucket, and the tree up to date with it.
     pub(crate) async fn commit(&self, state: &FileState, file: &Arc<WriteFile>) -> Result<()> {
-        let object = file.commit().await?;
-        self.committed(state, &object);
+        match file.commit().await {
+            Ok(object) => self.committed(state, &object),
+            // It was removed meanwhile, with which nothing is owed any more.
+            Err(_) if state.content().is_removed => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 
@@ -180,17 +184,21 @@ impl FileSystem {
             Closed::StillOpen => return,
             Closed::Last => {}
         }
-        let left = {
+        let (left, is_removed) = {
             let mut content = state.content();
             let is_removed = content.is_removed;
-            content.local().filter(|_| !is_removed).map(|local| {
+            let left = content.local().map(|local| {
                 local.is_untouched = false;
                 local.settle();
                 local.file.clone()
-            })
+            });
+            (left, is_removed)
         };
         if let Some(file) = left {
-            self.namespace.set_local(state.ino, file.size(), &file.attributes());
+            if !is_removed {
+                self.namespace.set_local(state.ino, file.size(), &file.attributes());
+            }
+            // Of a removed file this frees what is staged.
             if let Err(error) = file.close() {
                 log::error!("Changes to {} could not be queued for upload: {error}", file.key());
             }

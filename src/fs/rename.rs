@@ -1,6 +1,6 @@
 //! rename and unlink of files.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::fs::error::{Error, Result};
 use crate::fs::file::FileState;
 use crate::fs::{Attr, FileKind, FileSystem};
 use crate::types::{Ino, Key, ObjectMeta};
-use crate::write::Precondition;
+use crate::write::{Hold, Precondition};
 
 /// What a rename does about a name that is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,12 +37,10 @@ impl FileSystem {
         if attr.kind == FileKind::Directory {
             return Err(Error::IsDirectory);
         }
-        if let Some(state) = self.files.get(attr.ino) {
-            self.take_back(&state).await?;
-        }
-        let ino = self.namespace.unlink(parent, &name, Instant::now()).await?;
-        self.let_go(ino);
-        Ok(())
+        let state = self.files.open(attr.ino);
+        let result = self.unlink_held(&state, parent, &name).await;
+        self.close_state(&state);
+        result
     }
 
     /// Moves a file to another name, replacing what is there unless told otherwise.
@@ -86,28 +84,62 @@ impl FileSystem {
         Ok(())
     }
 
+    async fn unlink_held(&self, state: &FileState, parent: Ino, name: &OsStr) -> Result<()> {
+        let _hold = self.hold(state).await?;
+        state.content().is_removed = true;
+        match self.namespace.unlink(parent, name, Instant::now()).await {
+            Ok(_) => self.take_back(state).await,
+            Err(error) => {
+                state.content().is_removed = false;
+                Err(error.into())
+            }
+        }
+    }
+
     /// Brings the content of `source` under `key`: the object it is there, or `None` while it is still on its way.
     async fn move_content(&self, source: Ino, target: Option<Ino>, key: Key) -> Result<Option<ObjectMeta>> {
         let state = self.files.open(source);
+        let target = target.map(|target| self.files.open(target));
         let result = {
             let _gate = state.gate.lock().await;
-            self.move_held(&state, target, key).await
+            self.move_onto(&state, target.as_deref(), key).await
         };
+        if let Some(target) = &target {
+            self.close_state(target);
+        }
         self.close_state(&state);
         result
     }
 
-    async fn move_held(
+    /// What is on its way under a name that is replaced is kept back, and given up once it is replaced.
+    async fn move_onto(
         &self,
-        state: &Arc<FileState>,
-        target: Option<Ino>,
+        state: &FileState,
+        target: Option<&FileState>,
         key: Key,
     ) -> Result<Option<ObjectMeta>> {
-        let replaces = match target {
-            Some(target) => self.replaced_by_rename(target).await?,
-            None => Precondition::Absent,
+        let Some(target) = target else {
+            return self.move_held(state, Precondition::Absent, key).await;
         };
+        let _hold = self.hold(target).await?;
+        let replaces = self.version_of(target.ino).await?.map_or(Precondition::Absent, Precondition::Matches);
+        target.content().is_removed = true;
+        let moved = self.move_held(state, replaces, key).await;
+        match &moved {
+            Ok(_) => self.take_back(target).await?,
+            Err(_) => target.content().is_removed = false,
+        }
+        moved
+    }
+
+    async fn move_held(
+        &self,
+        state: &FileState,
+        replaces: Precondition,
+        key: Key,
+    ) -> Result<Option<ObjectMeta>> {
         let local = state.local();
+        let hold = self.hold(state).await?;
         let in_bucket = self.namespace.object(state.ino, Instant::now()).await?;
         match (local, in_bucket) {
             (Some(file), None) => {
@@ -119,6 +151,7 @@ impl FileSystem {
             }
             (Some(file), Some(_)) => {
                 // Changes over an object: they are finished under the old name first, then the object moves.
+                drop(hold);
                 {
                     let mut content = state.content();
                     if let Some(local) = content.local() {
@@ -126,6 +159,7 @@ impl FileSystem {
                     }
                 }
                 let object = file.commit().await?;
+                let _hold = file.hold().await?;
                 self.namespace.committed(state.ino, &object, Instant::now());
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
                 file.moved(&moved.id);
@@ -143,22 +177,27 @@ impl FileSystem {
         }
     }
 
-    /// What is on its way under a name that a rename replaces is taken back; returns what must be in the bucket there.
-    async fn replaced_by_rename(&self, target: Ino) -> Result<Precondition> {
-        if let Some(state) = self.files.get(target) {
-            self.take_back(&state).await?;
+    /// Keeps what is on its way back until the answer is dropped, and tells the tree what has arrived: the news of it
+    /// may not have come yet.
+    async fn hold(&self, state: &FileState) -> Result<Option<Hold>> {
+        let Some(file) = state.local() else {
+            return Ok(None);
+        };
+        let hold = file.hold().await?;
+        if let Some(object) = file.last_commit() {
+            let is_clean = state.content().local().is_some_and(|local| local.is_clean());
+            if is_clean {
+                self.namespace.committed(state.ino, &object, Instant::now());
+            } else {
+                self.namespace.committed_earlier(state.ino, &object, Instant::now());
+            }
         }
-        Ok(self.version_of(target).await?.map_or(Precondition::Absent, Precondition::Matches))
+        Ok(hold)
     }
 
-    /// The file's name goes away: nothing of it is to reach the bucket any more.
+    /// The file's name is gone: nothing of it is to reach the bucket any more.
     async fn take_back(&self, state: &FileState) -> Result<()> {
-        let local = {
-            let mut content = state.content();
-            content.is_removed = true;
-            content.local().map(|local| local.file.clone())
-        };
-        if let Some(file) = local {
+        if let Some(file) = state.local() {
             self.files.unwatch_key(&file.key(), state.ino);
             file.discard().await?;
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::observe::Metrics;
 use crate::store::s3::S3Store;
-use crate::store::wrap::{LimitStore, MeterStore, RetryOptions, RetryStore};
+use crate::store::wrap::{LimitStore, Limits, MeterStore, RetryOptions, RetryStore};
 use crate::store::{LocalStore, Location, ObjectStore, S3Options};
+use crate::types::ByteSize;
 
 /// Upper bound of the first wait between two attempts.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -19,6 +20,8 @@ pub struct Options {
     pub s3: S3Options,
     /// Most requests in flight.
     pub requests_max: usize,
+    /// Most bytes of bodies being sent.
+    pub sending_bytes_max: ByteSize,
     /// Longest wait for an answer to begin, and for the next bytes of a body.
     pub stall_timeout: Duration,
     /// Most attempts of one operation, the first included.
@@ -84,7 +87,8 @@ impl Options {
 /// The wrappers, from the inside: every request is counted, each attempt holds a permit, failures are tried again.
 fn wrap(back_end: Arc<dyn ObjectStore>, options: &Options, metrics: Arc<Metrics>) -> Arc<dyn ObjectStore> {
     let metered = Arc::new(MeterStore::new(back_end, metrics.clone()));
-    let limited = Arc::new(LimitStore::new(metered, options.requests_max, metrics.clone()));
+    let limits = Limits { requests_max: options.requests_max, bytes_max: options.sending_bytes_max.0 };
+    let limited = Arc::new(LimitStore::new(metered, limits, metrics.clone()));
     let retry = RetryOptions {
         attempts_max: options.attempts_max,
         backoff_first: BACKOFF_FIRST.min(options.backoff_max),
@@ -110,6 +114,7 @@ mod tests {
         let sound = Options {
             s3: S3Options::default(),
             requests_max: 1,
+            sending_bytes_max: ByteSize::mib(1),
             stall_timeout: Duration::from_secs(1),
             attempts_max: 1,
             backoff_max: Duration::from_secs(1),

@@ -17,7 +17,7 @@ use crate::write::context::book::Book;
 use crate::write::context::killpoint::KillSwitch;
 use crate::write::staging::{Snapshot, Staging, StagingArea};
 use crate::write::upload::{FileId, PartLayout, Rules};
-use crate::write::{BaseSource, Error, Event, Options, WriteFile};
+use crate::write::{BaseSource, Error, Event, Hold, Options, WriteFile};
 
 /// The room's shared parts.
 pub struct Context {
@@ -106,6 +106,15 @@ pub enum Command {
         /// Told when it is so.
         reply: Reply,
     },
+    /// None of its contents may be committed for a while.
+    Hold {
+        /// The file.
+        file: FileId,
+        /// Given the hold when no commit is under way.
+        reply: oneshot::Sender<Hold>,
+    },
+    /// Such a while is over.
+    Released(FileId),
     /// Its changes are not wanted any more.
     GiveUp {
         /// The file.

@@ -5,10 +5,10 @@
 //! * `since` is what differs from the last sealed content, by which the next one goes on from that one's object.
 //! * A removed file keeps its data for the handles that are open, and is never committed.
 
+mod hold;
 mod scheduled;
 mod state;
 
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
@@ -22,11 +22,14 @@ use crate::types::{Attributes, ByteRange, Key, ObjectId, ObjectMeta, RangeSet, S
 use crate::write::context::killpoint::KillPoint;
 use crate::write::context::outcome::Outcome;
 use crate::write::context::{Command, Context, GiveUpBy, Reply, Urgency};
-use crate::write::file::state::{FileState, Sealed, Standing, damaged, remove_staging, removed, unchanged};
+use crate::write::file::state::{
+    FileState, Noting, Recorded, Sealed, Standing, damaged, remove_staging, removed, unchanged,
+};
 use crate::write::staging::{Snapshot, Staging, StagingError};
 use crate::write::upload::{Base, Content, FileId, FileOpened, Record, SessionEvent};
 use crate::write::{Error, Piece};
 
+pub use hold::Hold;
 pub use state::{local_error, stopped};
 
 /// One file under change. Shared by all handles of the file; dropped when the last is closed and nothing is pending.
@@ -96,7 +99,7 @@ impl WriteFile {
             is_closed: false,
             passed: 0,
             looked_at: 0,
-            is_noted: false,
+            noting: Noting::Fresh,
         };
         Arc::new_cyclic(|me| WriteFile {
             context: Arc::clone(context),
@@ -115,14 +118,14 @@ impl WriteFile {
         state.is_dirty = sealed.is_none();
         state.sealed = sealed.map(|snapshot| Sealed {
             session: content.session,
-            snapshot,
+            snapshot: Recorded::new(snapshot),
             position: Position(0),
             is_synced: false,
         });
         state.base = content.base;
         state.dirty = content.dirty;
         state.is_closed = true;
-        state.is_noted = true;
+        state.noting = Noting::Idle;
         state.standing = Standing::Live(id, staging);
         drop(state);
         file.register(id);
@@ -267,7 +270,7 @@ impl WriteFile {
             self.seal_in(&mut state, Urgency::Later)?;
             match &state.sealed {
                 Some(sealed) if !sealed.is_synced => {
-                    (sealed.session, Arc::clone(&sealed.snapshot), sealed.position)
+                    (sealed.session, sealed.snapshot.share(), sealed.position)
                 }
                 Some(_) | None => return Ok(()),
             }
@@ -422,8 +425,10 @@ impl WriteFile {
         let since = unchanged(&content);
         let position = self.context.book.session_event(id, SessionEvent::Sealed(Arc::new(content)))?;
         state.is_dirty = false;
+        state.noting = Noting::Idle;
         state.since = Some(since);
-        state.sealed = Some(Sealed { session, snapshot: Arc::clone(&snapshot), position, is_synced: false });
+        let kept = Recorded::new(Arc::clone(&snapshot));
+        state.replace_sealed(Some(Sealed { session, snapshot: kept, position, is_synced: false }));
         self.context.kill.pass(KillPoint::AfterSeal);
         self.context.command(Command::Sealed { file: id, session, snapshot, urgency });
         Ok(())
@@ -464,7 +469,7 @@ impl WriteFile {
         staging.truncate(state.base.as_ref().map_or(0, |base| base.valid));
         (state.passed, state.looked_at) = (0, 0);
         state.since = None;
-        state.is_noted = false;
+        state.noting = Noting::Fresh;
         state.standing =
             if is_removed { Standing::Removed(Some((id, staging))) } else { Standing::Live(id, staging) };
         self.register(id);
@@ -491,9 +496,37 @@ impl WriteFile {
         if let Some(since) = &mut state.since {
             since.dirty.insert(range);
         }
-        if !mem::replace(&mut state.is_noted, true) {
-            self.context.command(Command::Changed(id));
+        match state.noting {
+            Noting::Due => {}
+            Noting::Fresh if range.is_empty() => {}
+            Noting::Fresh => {
+                // After a crash a new file's bytes are found by themselves; changes to an object are not.
+                let is_over_base = state.base.as_ref().is_some_and(|base| base.valid > 0);
+                if is_over_base && let Err(error) = self.note(state) {
+                    log::warn!("What {} holds cannot be noted: {error}", state.key);
+                }
+                self.note_later(state, id);
+            }
+            Noting::Idle => self.note_later(state, id),
         }
+    }
+
+    fn note_later(&self, state: &mut FileState, id: FileId) {
+        state.noting = Noting::Due;
+        self.context.command(Command::Changed(id));
+    }
+
+    /// Writes down what the file holds that no seal holds, so that a crash leaves something to show.
+    fn note(&self, state: &mut FileState) -> Result<(), Error> {
+        state.noting = Noting::Idle;
+        let Standing::Live(id, staging) = &state.standing else { return Ok(()) };
+        if !state.is_dirty {
+            return Ok(());
+        }
+        let snapshot = staging.freeze_range(ByteRange::new(0, staging.size()));
+        let content = Box::new(state.content(&snapshot));
+        self.context.book.record(&Record::Progress { file: *id, content })?;
+        Ok(())
     }
 
     /// Tells the scheduler when the writer of a new file has passed a part. Looks at most once a part.

@@ -39,7 +39,7 @@ use crate::write::file::{Beginning, Left};
 use crate::write::upload::{Base, Move, MoveState};
 
 pub use context::killpoint::{KillAt, KillAtError, KillPoint};
-pub use file::WriteFile;
+pub use file::{Hold, WriteFile};
 
 /// Part of this room's face: what a file's commit expects, and what the errors below hold.
 pub use crate::store::{Error as StoreError, ErrorKind as StoreErrorKind, Precondition};

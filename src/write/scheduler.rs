@@ -22,7 +22,7 @@ use crate::types::Key;
 use crate::write::context::{Command, Context, Urgency};
 use crate::write::scheduler::sender::Work;
 use crate::write::upload::{Effect, FileId};
-use crate::write::{Error, WriteFile};
+use crate::write::{Error, Hold, WriteFile};
 
 mod backoff;
 mod facts;
@@ -38,7 +38,10 @@ use results::Done;
 /// How long a file must not be synced again before a content sealed by a sync is uploaded.
 const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long after a change it is noted what an unsealed file holds.
-const NOTE_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+const NOTE_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// How long to wait for the word that the data of a file are gone.
+const GONE_DELAY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The owner of all uploads.
 pub struct Scheduler {
@@ -169,6 +172,14 @@ impl Scheduler {
                 self.request(file, Request::Rename { key, expected, reply });
                 file
             }
+            Command::Hold { file, reply } => {
+                self.request(file, Request::Hold { reply });
+                file
+            }
+            Command::Released(file) => {
+                self.with_job(file, |job| job.holds = job.holds.saturating_sub(1));
+                file
+            }
             Command::GiveUp { file, by, reply } => {
                 self.request(file, Request::GiveUp { by, reply });
                 file
@@ -214,6 +225,11 @@ impl Scheduler {
     fn request(&mut self, file: FileId, request: Request) {
         let is_known = self.context.book.upload(file, |_| ()).is_some();
         if !is_known {
+            if let Request::Hold { reply } = request {
+                // It was let go this moment: there is nothing that could be committed.
+                reply.send(Hold::new(&self.context, file)).ok();
+                return;
+            }
             request.answer(Err(Error::Staging {
                 errno: libc::ENOENT,
                 detail: "there is no such upload".to_owned(),
@@ -298,7 +314,7 @@ impl Scheduler {
         let Some(Some(work)) = work else { return true };
         let Some(work) = work.with_bytes_of(job) else {
             // The file has no data any more: whoever took them is about to tell the session.
-            job.retry_at = Some(now + NOTE_DELAY);
+            job.retry_at = Some(now + GONE_DELAY);
             return true;
         };
         let bytes = work.bytes();

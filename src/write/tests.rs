@@ -3,6 +3,7 @@
 mod commits;
 mod conflicts;
 mod crashes;
+mod model;
 mod moves;
 mod streams;
 

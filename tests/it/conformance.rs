@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tetherfs::bucket::Quirks;
 use tetherfs::observe::Metrics;
 use tetherfs::store::{self, Identity, KeyPair, Location, Options, S3Options, conformance};
+use tetherfs::types::ByteSize;
 
 use crate::support::{ACCESS_KEY, BUCKET, Bucket, SECRET_KEY, run_ok, wait_for};
 
@@ -28,6 +29,7 @@ fn conforms(endpoint: &str, region: &str, access_key: &str, secret_key: &str) {
             ..S3Options::default()
         },
         requests_max: 16,
+        sending_bytes_max: ByteSize::mib(64),
         stall_timeout: Duration::from_secs(20),
         attempts_max: 3,
         backoff_max: Duration::from_secs(1),

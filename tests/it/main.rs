@@ -11,4 +11,5 @@ mod conformance;
 mod crash;
 mod errors;
 mod mount;
+mod names;
 mod operator;

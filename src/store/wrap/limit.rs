@@ -1,4 +1,4 @@
-//! Keeps the number of requests in flight below a bound.
+//! Keeps the requests in flight, and the bytes they send, below a bound each.
 //!
 //! A `get` is in flight until its body is done or dropped. A caller that holds an unfinished body must go on reading it
 //! without waiting for another request, or a bound of one would stop both.
@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::observe::{Gauge, Metrics};
 use crate::store::{
@@ -20,11 +20,26 @@ use crate::store::{
 };
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 
-/// A store with a bound on requests in flight. Requests wait in the order they came.
+/// Bytes of one permit for sending; finer counting would gain nothing.
+const BYTES_A_PERMIT: u64 = 64 << 10;
+
+/// What may be in flight at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Requests; at least 1.
+    pub requests_max: usize,
+    /// Bytes of bodies being sent. One body larger than that is sent alone. What is fetched is bounded by its reader.
+    pub bytes_max: u64,
+}
+
+/// A store with a bound on what is in flight. Requests wait in the order they came.
 #[derive(Debug)]
 pub struct LimitStore {
     inner: Arc<dyn ObjectStore>,
-    permits: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    bytes: Semaphore,
+    /// Permits of `bytes` when nothing is in flight.
+    bytes_permits: u32,
     metrics: Arc<Metrics>,
 }
 
@@ -68,17 +83,31 @@ impl Stream for PermittedBody {
 }
 
 impl LimitStore {
-    /// Puts a bound of `requests_max` (at least 1) around a store.
-    pub fn new(inner: Arc<dyn ObjectStore>, requests_max: usize, metrics: Arc<Metrics>) -> LimitStore {
-        let permits = requests_max.clamp(1, Semaphore::MAX_PERMITS);
-        LimitStore { inner, permits: Arc::new(Semaphore::new(permits)), metrics }
+    /// Puts bounds around a store.
+    pub fn new(inner: Arc<dyn ObjectStore>, limits: Limits, metrics: Arc<Metrics>) -> LimitStore {
+        let requests = Arc::new(Semaphore::new(limits.requests_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let bytes_permits = permits_for(limits.bytes_max);
+        let bytes = Semaphore::new(bytes_permits as usize);
+        LimitStore { inner, requests, bytes, bytes_permits, metrics }
+    }
+
+    /// The right to send a body. Taken before the right to a request, always, so that nobody waits in a circle.
+    async fn bytes(&self, body: &Bytes) -> SemaphorePermit<'_> {
+        let permits = permits_for(body.len() as u64).min(self.bytes_permits);
+        self.bytes.acquire_many(permits).await.expect("the semaphore is never closed")
     }
 
     async fn permit(&self) -> Permit {
-        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = self.requests.clone().acquire_owned().await.expect("the semaphore is never closed");
         self.metrics.raise(Gauge::RequestsInFlight, 1);
         Permit { metrics: self.metrics.clone(), _permit: permit }
     }
+}
+
+/// At least one, and few enough for any semaphore.
+fn permits_for(bytes: u64) -> u32 {
+    let most = (Semaphore::MAX_PERMITS as u64).min(u64::from(u32::MAX));
+    bytes.div_ceil(BYTES_A_PERMIT).clamp(1, most) as u32
 }
 
 #[async_trait]
@@ -110,6 +139,7 @@ impl ObjectStore for LimitStore {
     }
 
     async fn put(&self, key: &Key, body: Bytes, options: PutOptions) -> Result<ObjectMeta> {
+        let _bytes = self.bytes(&body).await;
         let _permit = self.permit().await;
         self.inner.put(key, body, options).await
     }
@@ -140,6 +170,7 @@ impl ObjectStore for LimitStore {
     }
 
     async fn put_part(&self, upload: &Upload, slot: PartSlot, body: Bytes) -> Result<PartReceipt> {
+        let _bytes = self.bytes(&body).await;
         let _permit = self.permit().await;
         self.inner.put_part(upload, slot, body).await
     }

@@ -12,6 +12,6 @@ mod retry;
 mod tests;
 
 pub use fault::{Action, Call, FaultStore, KeyPattern, Rule, When};
-pub use limit::LimitStore;
+pub use limit::{LimitStore, Limits};
 pub use meter::MeterStore;
 pub use retry::{RetryListener, RetryOptions, RetryStore, listening_to_retries};

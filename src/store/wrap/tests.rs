@@ -8,7 +8,8 @@ use futures_util::{StreamExt, TryStreamExt, future};
 
 use crate::observe::{Counter, Gauge, Metrics, task};
 use crate::store::wrap::{
-    Action, Call, FaultStore, KeyPattern, LimitStore, MeterStore, RetryOptions, RetryStore, Rule, When,
+    Action, Call, FaultStore, KeyPattern, LimitStore, Limits, MeterStore, RetryOptions, RetryStore, Rule,
+    When,
 };
 use crate::store::{
     Error, ErrorKind, GetOptions, ListOptions, MemoryStore, ObjectStore, Op, PartLimits, PutOptions,
@@ -66,7 +67,7 @@ async fn conforms_with_all_wrappers_on_a_bad_day() {
     });
     let metrics = Arc::new(Metrics::default());
     let meter = Arc::new(MeterStore::new(faults.clone(), metrics.clone()));
-    let limit = Arc::new(LimitStore::new(meter, 3, metrics.clone()));
+    let limit = Arc::new(LimitStore::new(meter, limits(3), metrics.clone()));
     let options = RetryOptions {
         attempts_max: 12,
         backoff_first: Duration::from_micros(1),
@@ -84,7 +85,7 @@ async fn the_limit_is_never_exceeded() {
     let metrics = Arc::new(Metrics::default());
     let inner = memory();
     put(&*inner, "k", &object()).await.unwrap();
-    let limit = Arc::new(LimitStore::new(inner, 3, metrics.clone()));
+    let limit = Arc::new(LimitStore::new(inner, limits(3), metrics.clone()));
     let readers = (0..20).map(|_| {
         let (limit, metrics) = (limit.clone(), metrics.clone());
         task::spawn("test reader", async move {
@@ -103,11 +104,42 @@ async fn the_limit_is_never_exceeded() {
     assert_eq!(metrics.level(Gauge::RequestsInFlight), 0, "every permit is back");
 }
 
+fn limits(requests_max: usize) -> Limits {
+    Limits { requests_max, bytes_max: 1 << 30 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_being_sent_are_bounded_and_one_large_body_goes_alone() {
+    let faults = Arc::new(FaultStore::new(memory()));
+    faults.add(Rule {
+        op: Some(Op::Put),
+        key: KeyPattern::Any,
+        when: When::Always,
+        action: Action::Delay(Duration::from_secs(1)),
+    });
+    let limits = Limits { requests_max: 100, bytes_max: 256 << 10 };
+    let limit = Arc::new(LimitStore::new(faults, limits, Arc::new(Metrics::default())));
+    let send = |name: &str, len: usize| {
+        let (limit, key) = (limit.clone(), key(name));
+        task::spawn("test sender", async move {
+            limit.put(&key, Bytes::from(vec![1; len]), PutOptions::default()).await
+        })
+    };
+    let start = tokio::time::Instant::now();
+    let small = (0..8).map(|number| send(&format!("s{number}"), 128 << 10));
+    future::join_all(small).await.into_iter().for_each(|sent| drop(sent.unwrap().unwrap()));
+    assert_eq!(start.elapsed().as_secs(), 4, "two at a time");
+    let start = tokio::time::Instant::now();
+    let large = (0..2).map(|number| send(&format!("l{number}"), 1 << 20));
+    future::join_all(large).await.into_iter().for_each(|sent| drop(sent.unwrap().unwrap()));
+    assert_eq!(start.elapsed().as_secs(), 2, "one after the other");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_holds_its_permit_until_it_is_done_or_dropped() {
     let inner = memory();
     put(&*inner, "k", &object()).await.unwrap();
-    let limit = LimitStore::new(inner, 1, Arc::new(Metrics::default()));
+    let limit = LimitStore::new(inner, limits(1), Arc::new(Metrics::default()));
     let is_free = async || {
         let k = key("k");
         tokio::time::timeout(Duration::from_secs(1), limit.head(&k)).await.is_ok()

@@ -7,7 +7,7 @@ use crate::types::{ByteRange, Key, ObjectMeta, RangeSet, SessionId};
 use crate::write::context::outcome::{Outcome, Settled, Trouble};
 use crate::write::file::state::{Standing, damaged, remove_staging, removed};
 use crate::write::staging::Snapshot;
-use crate::write::upload::{Base, FileId, Record, union};
+use crate::write::upload::{Base, FileId, union};
 use crate::write::{Error, WriteFile};
 
 impl WriteFile {
@@ -27,18 +27,9 @@ impl WriteFile {
         }
     }
 
-    /// Writes down what the file holds that no seal holds, so that a crash leaves something to show.
+    /// Writes down what the file holds that no seal holds.
     pub(in crate::write) fn note_progress(&self) -> Result<(), Error> {
-        let mut state = self.lock();
-        state.is_noted = false;
-        let Standing::Live(id, staging) = &state.standing else { return Ok(()) };
-        if !state.is_dirty {
-            return Ok(());
-        }
-        let snapshot = staging.freeze_range(ByteRange::new(0, staging.size()));
-        let content = Box::new(state.content(&snapshot));
-        self.context.book.record(&Record::Progress { file: *id, content })?;
-        Ok(())
+        self.note(&mut self.lock())
     }
 
     /// A sealed content of it is in the bucket, under its name or as a conflict copy. Says whether that is still the
@@ -75,7 +66,9 @@ impl WriteFile {
         }
         state.key = object.id.key.clone();
         state.expected = Precondition::Matches(object.id.etag.clone());
-        state.sealed = state.sealed.take().filter(|sealed| sealed.session != session);
+        if state.sealed.as_ref().is_some_and(|sealed| sealed.session == session) {
+            state.replace_sealed(None);
+        }
         !state.is_dirty && state.session == session
     }
 
@@ -126,7 +119,7 @@ impl WriteFile {
     pub(in crate::write) fn given_up(&self) {
         let mut state = self.lock();
         state.is_dirty = false;
-        state.sealed = None;
+        state.replace_sealed(None);
         self.settle(state.session, Settled::Lost(removed()));
         state.standing = match mem::replace(&mut state.standing, Standing::Clean) {
             Standing::Live(id, staging) => Standing::Removed(Some((id, staging))),
@@ -142,7 +135,8 @@ impl WriteFile {
         self.settle(state.session, Settled::Lost(why));
         state.session = self.context.book.next_session();
         state.base = state.base.take().map(|base| Base::whole(base.object));
-        (state.is_dirty, state.since, state.sealed) = (false, None, None);
+        (state.is_dirty, state.since) = (false, None);
+        state.replace_sealed(None);
         state.dirty = RangeSet::default();
         let before = mem::replace(&mut state.standing, Standing::Clean);
         if let Standing::Live(id, staging) | Standing::Removed(Some((id, staging))) = before {
@@ -155,7 +149,7 @@ impl WriteFile {
     pub(in crate::write) fn damaged(&self, why: &str) {
         let mut state = self.lock();
         state.is_dirty = false;
-        state.sealed = None;
+        state.replace_sealed(None);
         self.settle(state.session, Settled::Lost(damaged(why)));
         state.standing = Standing::Damaged(why.to_owned());
     }

@@ -37,8 +37,19 @@ pub struct FileState {
     pub passed: u64,
     /// Up to where that has been looked at.
     pub looked_at: u64,
-    /// Whether the scheduler knows of changes since the last note.
-    pub is_noted: bool,
+    /// What the journal has been told of the unsealed content.
+    pub noting: Noting,
+}
+
+/// What the journal has been told of an unsealed content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Noting {
+    /// Nothing yet.
+    Fresh,
+    /// Everything there was to tell.
+    Idle,
+    /// The scheduler will see to it that it is told of the latest changes.
+    Due,
 }
 
 /// Where a file's bytes are.
@@ -58,14 +69,48 @@ pub struct Sealed {
     /// Its session.
     pub session: SessionId,
     /// Its bytes.
-    pub snapshot: Arc<Snapshot>,
+    pub snapshot: Recorded,
     /// The record of it.
     pub position: Position,
     /// Whether both survive power loss.
     pub is_synced: bool,
 }
 
+/// A snapshot that the journal speaks of: the next process needs its bytes when this one ends, however it ends.
+/// Dropping a snapshot frees bytes, so this one is only dropped when its record is superseded, and else left alone.
+pub struct Recorded(Option<Arc<Snapshot>>);
+
+impl Recorded {
+    /// Keeps a snapshot beyond this process.
+    pub fn new(snapshot: Arc<Snapshot>) -> Recorded {
+        Recorded(Some(snapshot))
+    }
+
+    /// The snapshot.
+    pub fn share(&self) -> Arc<Snapshot> {
+        Arc::clone(self.0.as_ref().expect("only a release takes it"))
+    }
+
+    /// The record is superseded.
+    fn release(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
+}
+
 impl FileState {
+    /// Replaces the sealed content that is not in the bucket, whose record has been superseded.
+    pub fn replace_sealed(&mut self, sealed: Option<Sealed>) {
+        if let Some(before) = std::mem::replace(&mut self.sealed, sealed) {
+            before.snapshot.release();
+        }
+    }
+
     /// Length of the present content.
     pub fn size(&self) -> u64 {
         match &self.standing {

@@ -17,7 +17,7 @@ use crate::write::scheduler::{Scheduler, backoff, is_local, name_of};
 use crate::write::upload::{
     Answer, CommitBy, Effect, EffectId, FileId, Record, Session, SessionEvent, State,
 };
-use crate::write::{Error, Event, OnConflict};
+use crate::write::{Error, Event, Hold, OnConflict};
 
 /// Longest key that stores take, in bytes.
 const KEY_BYTES_MAX: usize = 1024;
@@ -59,7 +59,8 @@ impl Scheduler {
         let Some(effect) = effects.and_then(|effects| effects.into_iter().find(is_local)) else {
             return false;
         };
-        let is_free = job.flights.is_empty() && job.requests.is_empty() && !job.is_waiting(now);
+        let is_free =
+            job.flights.is_empty() && job.requests.is_empty() && job.holds == 0 && !job.is_waiting(now);
         match effect {
             Effect::Take => self.take(file),
             Effect::Intend(by) => is_free && self.is_first_of_name(file) && self.intend(file, by),
@@ -200,6 +201,7 @@ impl Scheduler {
                 SessionEvent::Renamed { key: key.clone(), expected: expected.clone() }
             }
             Request::GiveUp { .. } => SessionEvent::GivenUp,
+            Request::Hold { .. } => return self.hold(file, request),
         };
         if let Err(error) = self.context.book.session_event(file, event) {
             return request.answer(Err(error.into()));
@@ -209,6 +211,7 @@ impl Scheduler {
         job.retry_at = None;
         job.is_stuck = false;
         match &request {
+            Request::Hold { .. } => {}
             Request::Rename { key, expected, .. } => {
                 if let Some(handle) = &job.file {
                     handle.renamed(key.clone(), expected.clone());
@@ -227,6 +230,14 @@ impl Scheduler {
             }
         }
         request.answer(Ok(()));
+    }
+
+    fn hold(&mut self, file: FileId, request: Request) {
+        if let Request::Hold { reply } = request {
+            self.with_job(file, |job| job.holds += 1);
+            // Whoever asked may have stopped waiting; then dropping it ends the hold.
+            reply.send(Hold::new(&self.context, file)).ok();
+        }
     }
 
     /// Ends what is under way. A beginning is let through: its upload has to be aborted.
@@ -360,7 +371,7 @@ impl Scheduler {
     /// Lets go of a file that has nothing left to do.
     pub(super) fn finish(&mut self, file: FileId) {
         let Some(job) = self.jobs.get(&file) else { return };
-        if !job.flights.is_empty() || !job.requests.is_empty() || job.is_held {
+        if !job.flights.is_empty() || !job.requests.is_empty() || job.is_held || job.holds > 0 {
             return;
         }
         let is_idle =

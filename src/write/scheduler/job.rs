@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::write::scheduler::is_local;
 use crate::write::scheduler::sender::Work;
 use crate::write::staging::Snapshot;
 use crate::write::upload::{Effect, EffectId, FileId, Session, Stored};
-use crate::write::{Error, WriteFile};
+use crate::write::{Error, Hold, WriteFile};
 
 /// One file's upload in this process.
 pub struct Job {
@@ -46,6 +47,8 @@ pub struct Job {
     pub damage: Option<String>,
     /// Whether somebody waits for it.
     pub is_wanted: bool,
+    /// How many want that no commit begins.
+    pub holds: u32,
     /// What waits until no commit is under way.
     pub requests: Vec<Request>,
     /// Its place among those that can start something.
@@ -92,6 +95,11 @@ pub enum Request {
         /// Told when it is so.
         reply: Reply,
     },
+    /// None of its contents may be committed for a while.
+    Hold {
+        /// Given the hold.
+        reply: oneshot::Sender<Hold>,
+    },
     /// It is not wanted any more.
     GiveUp {
         /// By whose word.
@@ -102,15 +110,12 @@ pub enum Request {
 }
 
 impl Request {
-    fn reply(&self) -> &Reply {
-        match self {
-            Request::Rename { reply, .. } | Request::GiveUp { reply, .. } => reply,
-        }
-    }
-
     /// Whether nobody waits for it any more: then it must not happen.
     pub fn is_withdrawn(&self) -> bool {
-        self.reply().is_closed()
+        match self {
+            Request::Rename { reply, .. } | Request::GiveUp { reply, .. } => reply.is_closed(),
+            Request::Hold { reply } => reply.is_closed(),
+        }
     }
 
     /// Tells who asked.
@@ -118,6 +123,8 @@ impl Request {
         match self {
             // Whoever asked may have stopped waiting.
             Request::Rename { reply, .. } | Request::GiveUp { reply, .. } => drop(reply.send(result)),
+            // What is not given tells that there is none.
+            Request::Hold { .. } => {}
         }
     }
 }
@@ -140,6 +147,7 @@ impl Job {
             is_held: false,
             damage: None,
             is_wanted: false,
+            holds: 0,
             requests: Vec::new(),
             rank: None,
             timer: None,
@@ -169,7 +177,7 @@ impl Job {
             | Effect::Refuse
             | Effect::Abort(_) => self.flights.is_empty(),
             Effect::Put | Effect::Copy | Effect::Complete => {
-                self.flights.is_empty() && self.requests.is_empty()
+                self.flights.is_empty() && self.requests.is_empty() && self.holds == 0
             }
             Effect::Take | Effect::Intend(_) | Effect::Withdraw | Effect::Discontinue | Effect::Resolve => {
                 false

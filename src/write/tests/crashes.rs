@@ -343,6 +343,26 @@ fn a_state_directory_copied_at_any_moment_is_one_to_go_on_from() {
 }
 
 #[test]
+fn what_was_sealed_is_kept_over_an_orderly_end_after_it_was_overwritten_and_cut() {
+    let world = World::new();
+    let sealed = pattern(8, 200 * KIB);
+    world.fail(Op::BeginUpload, When::Always, Action::FailBefore(NOT_NOW));
+    world.live(async |life| {
+        let file = life.create("kept");
+        file.write(0, &sealed).unwrap();
+        file.seal().unwrap();
+        file.write(0, &[0; 64 << 10]).unwrap();
+        file.truncate(100 * KIB).unwrap();
+        life.writer.shutdown().await;
+    });
+    world.faults.clear();
+    world.live(async |life| {
+        life.writer.drained().await;
+        assert!(world.bytes("kept").unwrap() == sealed);
+    });
+}
+
+#[test]
 fn a_shut_down_room_goes_on_at_the_next_opening() {
     let world = World::new();
     world.fail(Op::Put, When::Always, Action::FailBefore(NOT_NOW));

@@ -13,6 +13,10 @@ use crate::types::{ByteRange, ByteSize, RangeSet};
 /// a server does several of them at once.
 const COPY_PART_BYTES: u64 = 128 << 20;
 
+/// Largest object that layouts are made for. Room for the 50 TB that S3 takes would need parts of gigabytes after the
+/// first few hundred, in every file of some gigabytes; nobody stages such objects.
+const LAID_OUT_BYTES_MAX: u64 = 5_000_000_000_000;
+
 /// What plans keep to: the store's limits and the user's part size.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rules {
@@ -46,7 +50,9 @@ impl Rules {
     /// The layout of uploads begun now.
     pub fn layout(&self) -> PartLayout {
         match self.upload {
-            UploadKind::Parts(limits) => PartLayout::new(self.part_bytes, limits, self.object_bytes_max),
+            UploadKind::Parts(limits) => {
+                PartLayout::new(self.part_bytes, limits, self.object_bytes_max.min(LAID_OUT_BYTES_MAX))
+            }
             UploadKind::Offset { align } => PartLayout::uniform(self.part_bytes, align.max(1)),
         }
     }

@@ -49,7 +49,7 @@ pub enum State {
     /// Nothing has been asked of the store.
     Open,
     /// Parts are on their way.
-    Sending(Transfer),
+    Sending(Box<Transfer>),
     /// The commit is intended or sent.
     Completing {
         /// By which request.
@@ -97,7 +97,7 @@ pub enum Way {
     /// A copy of the base.
     Copy,
     /// The completion of an upload.
-    Parts(Transfer),
+    Parts(Box<Transfer>),
 }
 
 /// What is known of the answer to a commit.

@@ -130,5 +130,5 @@ fn missing<'a>(
 fn next_piece(transfer: &Transfer, bytes: u64, size: u64) -> Option<Effect> {
     let range = ByteRange::at(transfer.offset, bytes).clip(size);
     let number = PartNumber::from_index((transfer.offset / bytes) as u32);
-    (!range.is_empty()).then(|| Effect::SendPart(PartSlot { number, range, is_last: range.end == size }))
+    (!range.is_empty()).then_some(Effect::SendPart(PartSlot { number, range, is_last: range.end == size }))
 }

@@ -18,15 +18,17 @@ impl Session {
         let fits = match event {
             SessionEvent::Sealed(content) => self.sealed(content),
             SessionEvent::Taken { session, kept } => self.taken(*session, kept.as_deref()),
-            SessionEvent::UploadBegun { upload, token, layout, attributes } => self.begun(Transfer {
-                upload: upload.clone(),
-                token: token.clone(),
-                layout: *layout,
-                attributes: attributes.clone(),
-                parts: BTreeMap::new(),
-                offset: 0,
-                standing: Standing::Known,
-            }),
+            SessionEvent::UploadBegun { upload, token, layout, attributes } => {
+                self.begun(Box::new(Transfer {
+                    upload: upload.clone(),
+                    token: token.clone(),
+                    layout: *layout,
+                    attributes: attributes.clone(),
+                    parts: BTreeMap::new(),
+                    offset: 0,
+                    standing: Standing::Known,
+                }))
+            }
             SessionEvent::UploadLeft(upload) => {
                 self.leftovers.push(upload.clone());
                 true
@@ -117,7 +119,7 @@ impl Session {
         true
     }
 
-    fn begun(&mut self, transfer: Transfer) -> bool {
+    fn begun(&mut self, transfer: Box<Transfer>) -> bool {
         let fits = matches!(self.state, State::Open);
         if fits {
             self.state = State::Sending(transfer);
@@ -136,7 +138,7 @@ impl Session {
         match mem::replace(&mut self.state, State::Open) {
             State::Sending(_) if self.content.is_none() => true,
             State::Sending(transfer) | State::Completing { way: Way::Parts(transfer), .. } => {
-                let transfer = Transfer { standing: Standing::Gone, ..transfer };
+                let transfer = Box::new(Transfer { standing: Standing::Gone, ..*transfer });
                 let token = transfer.token.clone();
                 self.state = State::Completing { way: Way::Parts(transfer), token, answer: Answer::Unknown };
                 true
@@ -252,8 +254,8 @@ impl Session {
     }
 
     fn commit_again(&mut self) -> bool {
-        if let State::Completing { way: Way::Parts(Transfer { standing: Standing::Gone, .. }), .. } =
-            &self.state
+        if let State::Completing { way: Way::Parts(transfer), .. } = &self.state
+            && transfer.standing == Standing::Gone
         {
             self.state = State::Open;
             return true;
@@ -377,12 +379,12 @@ impl Session {
     /// Goes to a state in which the upload under way has no place.
     fn end(&mut self, state: State) {
         if let Some(transfer) = self.transfer().cloned() {
-            self.leave(transfer);
+            self.leave(Box::new(transfer));
         }
         self.state = state;
     }
 
-    fn leave(&mut self, transfer: Transfer) {
+    fn leave(&mut self, transfer: Box<Transfer>) {
         match transfer.standing {
             Standing::Known | Standing::Unchecked => self.leftovers.push(transfer.upload),
             Standing::Gone => {}
