@@ -47,7 +47,7 @@ fn defaults_make_a_configuration() {
     assert_eq!(config.fs, fs::Options { commit: CommitMode::Close, read_only: false });
     assert_eq!((config.namespace.file_mode, config.namespace.directory_mode), (0o644, 0o755));
     assert_eq!((config.namespace.uid, config.namespace.gid), (1000, 100));
-    assert_eq!(config.drain_timeout, Duration::from_secs(1));
+    assert_eq!(config.drain_timeout, Duration::from_secs(60));
     assert_eq!(config.log_level, log::LevelFilter::Info);
     assert_eq!(config.background_log().file, Some(config.state_directory.join("tetherfs.log")));
 }
