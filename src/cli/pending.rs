@@ -85,7 +85,17 @@ pub fn farewell(left: &Status) -> Option<String> {
     if totals.files > NAMES_MAX {
         lines.push(format!("  and {} more", totals.files - NAMES_MAX));
     }
-    lines.push("Mount again and they go on where they stopped.".to_owned());
+    let conflicts = left.sessions.iter().filter(|session| session.state == SessionPhase::Conflicted).count();
+    if conflicts < totals.files {
+        lines.push("Mount again and they go on where they stopped.".to_owned());
+    }
+    if conflicts > 0 {
+        lines.push(
+            "What is conflicted waits for a mount with --on-conflict keep-both or overwrite, \
+             or for 'tetherfs uploads discard'."
+                .to_owned(),
+        );
+    }
     Some(lines.join("\n"))
 }
 
@@ -134,6 +144,15 @@ pub mod tests {
             "1 upload is not in the bucket yet (50 B to send):\n  dir/2.bin  stuck, 50 % of 100 B (denied?)\n\
              Mount again and they go on where they stopped."
         );
+    }
+
+    #[test]
+    fn a_conflict_does_not_go_on_by_itself() {
+        let conflicted = session(1, SessionPhase::Conflicted, 10, 0);
+        let text = farewell(&inside(vec![conflicted.clone()])).unwrap();
+        assert!(text.contains("--on-conflict") && !text.contains("go on"), "{text}");
+        let text = farewell(&inside(vec![conflicted, session(2, SessionPhase::Queued, 1, 0)])).unwrap();
+        assert!(text.contains("--on-conflict") && text.contains("go on"), "{text}");
     }
 
     #[test]

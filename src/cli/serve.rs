@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::bucket::{Error, Options, Quirks, Rule, Server};
+use crate::bucket::{Action, Error, Options, Quirks, Rule, Server};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, tell};
 use crate::config::parse_time;
@@ -66,7 +66,7 @@ pub struct ServeArguments {
     #[arg(long)]
     pub admin: bool,
     /// Least severe log lines shown: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "WORD", default_value = "warn")]
+    #[arg(long, value_name = "WORD", default_value = "warn", value_parser = log_level)]
     pub log_level: log::LevelFilter,
 }
 
@@ -99,6 +99,10 @@ fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
             Failure::new(Exit::Usage, "--bandwidth 0 would never finish").hint("leave it away for no limit")
         );
     }
+    if arguments.access_key.is_empty() || arguments.secret_key.is_empty() {
+        return Err(Failure::new(Exit::Usage, "neither --access-key nor --secret-key may be empty")
+            .hint("leave them away for the usual ones"));
+    }
     Ok(Options {
         listen: arguments.listen,
         access_key: arguments.access_key.clone(),
@@ -110,6 +114,10 @@ fn options(arguments: &ServeArguments) -> Result<Options, Failure> {
         admin: arguments.admin,
         ..Options::new(&directory)
     })
+}
+
+fn log_level(word: &str) -> Result<log::LevelFilter, String> {
+    word.parse().map_err(|_| "it is one of off, error, warn, info, debug and trace".to_owned())
 }
 
 /// Quirks by the names of their fields; a name alone switches one on.
@@ -127,10 +135,17 @@ fn quirks(given: &[String]) -> Result<Quirks, Failure> {
 }
 
 fn rule(text: &str) -> Result<Rule, Failure> {
-    serde_json::from_str(text).map_err(|error| {
-        Failure::new(Exit::Usage, format!("--fault: {error}"))
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::new(Exit::Usage, format!("--fault: {why}"))
             .hint(r#"such as: {"operation":"GetObject","times":1,"action":{"kind":"reset"}}"#)
-    })
+    };
+    let rule: Rule = serde_json::from_str(text).map_err(|error| wrong(&error))?;
+    match rule.action {
+        Action::Status { code, .. } if !(400..600).contains(&code) => {
+            Err(wrong(&format!("{code} is no status of an error, which are 400 to 599")))
+        }
+        _ => Ok(rule),
+    }
 }
 
 fn failure(error: Error) -> Failure {
@@ -212,6 +227,12 @@ mod tests {
         assert!(failure.message.contains("hides_md5"), "{}", failure.message);
         assert!(quirks(&["hides_md5=maybe".to_owned()]).is_err());
         assert!(rule(r#"{"operation":"GetObject","times":1,"action":{"kind":"reset"}}"#).is_ok());
+        let failure = rule(r#"{"action":{"kind":"status","code":9}}"#).unwrap_err();
+        assert!(failure.message.contains("400 to 599"), "{}", failure.message);
+        assert_eq!(
+            options(&parsed(&["--access-key", ""])).err().map(|failure| failure.exit),
+            Some(Exit::Usage)
+        );
         assert_eq!(rule("{}").unwrap_err().exit, Exit::Usage);
         assert_eq!(rule(r#"{"action":{"kind":"explode"}}"#).unwrap_err().exit, Exit::Usage);
     }

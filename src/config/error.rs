@@ -33,13 +33,21 @@ pub enum ConfigError {
         /// What to do.
         advice: String,
     },
-    /// A configuration file that cannot be read or is no TOML.
+    /// A configuration file that is no TOML, or holds something else than settings.
     #[error("cannot use the configuration file {}: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// Why not.
         reason: String,
+    },
+    /// A configuration file that cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// The volume's URL is none.
     #[error(transparent)]
@@ -68,6 +76,10 @@ impl ConfigError {
             ConfigError::Value { advice, .. } | ConfigError::Places { advice, .. } => advice.clone(),
             ConfigError::File { .. } => {
                 "lines look like: cache-size = \"20GiB\", per volume under [mount.\"s3://bucket\"]".to_owned()
+            }
+            ConfigError::Unreadable { .. } => {
+                "check the path, which --config, -o config or TETHERFS_CONFIG can name, and its permissions"
+                    .to_owned()
             }
             ConfigError::KillAt(_) => "leave the variable away: it is for crash tests".to_owned(),
             ConfigError::Location(_) => {

@@ -155,7 +155,7 @@ fn collect(typed: &Typed, surroundings: &Surroundings, url: &str) -> Result<Sett
         match std::fs::read_to_string(&path) {
             Ok(text) => settings.overlay(file::parse(&text, &path, url)?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {}
-            Err(error) => return Err(ConfigError::File { path, reason: error.to_string() }),
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
         }
     }
     settings.overlay(environment.settings()?);
@@ -208,6 +208,7 @@ mod tests {
         typed.config_file = Some(folder.path().join("absent.toml"));
         let error = collect(&typed, &surroundings(environment), "s3://b").unwrap_err();
         assert!(error.to_string().contains("absent.toml"), "{error}");
+        assert!(error.hint().contains("--config"), "{}", error.hint());
     }
 
     #[test]

@@ -108,6 +108,14 @@ impl Client {
     }
 }
 
+/// A read that took too long fails as one that would block (socket(7)), which tells users nothing.
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "it took too long"),
+        _ => error,
+    }
+}
+
 /// The socket of the daemon of a mountpoint.
 fn listening(directories: &[PathBuf], mountpoint: &Path) -> Option<PathBuf> {
     let name = socket::socket_name(mountpoint);
@@ -124,7 +132,7 @@ fn ask(reader: &mut BufReader<UnixStream>, command: Command, wait: Duration) -> 
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = Vec::new();
-    reader.take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer)?;
+    reader.take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer).map_err(in_words)?;
     if answer.is_empty() {
         return Err(ClientError::Silent(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up")));
     }

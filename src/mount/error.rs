@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::mount::MountpointError;
 
 /// Why a mount did not come about, by the step that failed.
@@ -53,6 +55,9 @@ impl Error {
         match self {
             Error::Mountpoint(error) => Some(error.hint()),
             Error::Directory { what, .. } => Some(format!("choose another with --{what}-dir")),
+            Error::Write(crate::write::Error::Staging { errno, .. }) if is_full(*errno) => {
+                Some("make room on the disk of the state directory; nothing was changed".to_owned())
+            }
             Error::Write(_) => {
                 Some("nothing was changed; the log says more with --log-level debug".to_owned())
             }
@@ -64,5 +69,25 @@ impl Error {
             | Error::Process(_)
             | Error::Interrupted(_) => None,
         }
+    }
+}
+
+fn is_full(errno: i32) -> bool {
+    [Errno::NOSPC, Errno::DQUOT].iter().any(|full| full.raw_os_error() == errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_the_advice_when_it_is_the_cause() {
+        let staging = |errno: Errno| {
+            let errno = errno.raw_os_error();
+            Error::Write(crate::write::Error::Staging { errno, detail: "journal".to_owned() })
+        };
+        assert!(staging(Errno::NOSPC).hint().unwrap().starts_with("make room"));
+        assert!(staging(Errno::DQUOT).hint().unwrap().starts_with("make room"));
+        assert!(!staging(Errno::IO).hint().unwrap().contains("room"));
     }
 }
