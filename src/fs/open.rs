@@ -180,17 +180,23 @@ impl FileSystem {
             Closed::StillOpen => return,
             Closed::Last => {}
         }
-        let left = {
+        let (left, is_removed) = {
             let mut content = state.content();
             let is_removed = content.is_removed;
-            content.local().filter(|_| !is_removed).map(|local| {
+            let left = content.local().map(|local| {
                 local.is_untouched = false;
-                local.settle();
+                if !is_removed {
+                    local.settle();
+                }
                 local.file.clone()
-            })
+            });
+            (left, is_removed)
         };
         if let Some(file) = left {
-            self.namespace.set_local(state.ino, file.size(), &file.attributes());
+            if !is_removed {
+                self.namespace.set_local(state.ino, file.size(), &file.attributes());
+            }
+            // Also when the name is gone: its data are given back only now that no handle needs them.
             if let Err(error) = file.close() {
                 log::error!("Changes to {} could not be queued for upload: {error}", file.key());
             }
@@ -225,6 +231,9 @@ impl FileSystem {
                 Below::Nothing => None,
             };
             let file = self.writer.create(key, base, expected, attributes)?;
+            if content.is_removed {
+                file.lose_name();
+            }
             content.set_local(LocalFile::new(file));
         }
         content.local().ok_or(Error::BadHandle)

@@ -12,3 +12,4 @@ mod crash;
 mod errors;
 mod mount;
 mod reading;
+mod unlinked;
