@@ -42,13 +42,14 @@ impl FileSystem {
         let local = self.make_local(&handle.state, &mut content, Below::Object)?;
         local.file.write(offset, bytes)?;
         local.touch(UnixTime::from(SystemTime::now()));
-        let key = (!was_local).then(|| local.file.key());
+        let key = Some(local.file.key()).filter(|_| !was_local && !content.is_removed);
         drop(content);
         self.announce_local(&handle.state, key);
         Ok(())
     }
 
-    /// After a file has become local: the tree and the news must know. `key` is `None` when it was local before.
+    /// After a file has become local: the tree and the news must know. `key` is `None` when it was local before,
+    /// or has no name: news about that name are another file's.
     pub(crate) fn announce_local(&self, state: &FileState, key: Option<crate::types::Key>) {
         if let Some(key) = key {
             if let Some(file) = state.local() {
@@ -70,7 +71,7 @@ impl FileSystem {
         let local = self.make_local(state, &mut content, below)?;
         local.file.truncate(size)?;
         local.touch(UnixTime::from(SystemTime::now()));
-        let key = (!was_local).then(|| local.file.key());
+        let key = Some(local.file.key()).filter(|_| !was_local && !content.is_removed);
         drop(content);
         self.announce_local(state, key);
         Ok(())

@@ -197,13 +197,19 @@ impl FileSystem {
             Closed::StillOpen => return,
             Closed::Last => {}
         }
-        let left = state.content().local().map(|local| {
-            local.is_untouched = false;
-            local.settle();
-            local.file.clone()
-        });
+        let left = {
+            let mut content = state.content();
+            let is_removed = content.is_removed;
+            content.local().map(|local| {
+                local.is_untouched = false;
+                if !is_removed {
+                    local.settle();
+                }
+                local.file.clone()
+            })
+        };
         if let Some(file) = left {
-            // Of a removed file this frees what is staged.
+            // Also when the name is gone: its data are given back only now that no handle needs them.
             if let Err(error) = file.close() {
                 log::error!("Changes to {} could not be queued for upload: {error}", file.key());
             }
@@ -242,6 +248,9 @@ impl FileSystem {
                 Below::Nothing => None,
             };
             let file = self.writer.create(key, base, expected, attributes)?;
+            if content.is_removed {
+                file.lose_name();
+            }
             content.set_local(LocalFile::new(file));
         }
         content.local().ok_or(Error::BadHandle)

@@ -380,6 +380,15 @@ impl WriteFile {
         self.ask(|reply| Command::GiveUp { file: id, by: GiveUpBy::Removal, reply }).await
     }
 
+    /// The file was removed before its first change: what its handles write is for them alone. Does nothing to a file
+    /// that has changes, which [`WriteFile::discard`] gives up.
+    pub fn lose_name(&self) {
+        let mut state = self.lock();
+        if let Standing::Clean = state.standing {
+            state.standing = Standing::Removed(None);
+        }
+    }
+
     /// The last handle was closed. What is sealed goes on; what is dirty is sealed first.
     pub fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();

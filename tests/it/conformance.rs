@@ -19,6 +19,16 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs every check through the S3 back end.
 fn conforms(endpoint: &str, region: &str, access_key: &str, secret_key: &str) {
+    conforms_but_for(&[], endpoint, region, (access_key, secret_key));
+}
+
+/// Runs every check but the named ones, which a server is known not to pass whatever a client does.
+fn conforms_but_for(
+    known: &[(&str, &str)],
+    endpoint: &str,
+    region: &str,
+    (access_key, secret_key): (&str, &str),
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let keys = KeyPair { access_key: access_key.to_owned(), secret_key: secret_key.to_owned() };
     let options = Options {
@@ -37,7 +47,12 @@ fn conforms(endpoint: &str, region: &str, access_key: &str, secret_key: &str) {
     let location: Location = format!("s3://{BUCKET}/some/prefix").parse().unwrap();
     runtime.block_on(async {
         let store = store::open(&location, &options, Arc::new(Metrics::default())).await.unwrap();
-        conformance::run(store).await;
+        for (name, check) in conformance::CHECKS {
+            match known.iter().find(|(check, _)| *check == name) {
+                Some((_, why)) => eprintln!("{endpoint} is not asked for {name}: {why}"),
+                None => check(store.clone()).await,
+            }
+        }
     });
 }
 
@@ -150,7 +165,7 @@ fn garage_conforms() {
 }
 
 #[test]
-fn rclone_serve_s3_conforms() {
+fn rclone_serve_s3_conforms_as_far_as_files_can() {
     let Some(rclone) = installed("TETHERFS_TEST_RCLONE") else { return };
     let home: TempDir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(home.path().join("data").join(BUCKET)).unwrap();
@@ -160,5 +175,12 @@ fn rclone_serve_s3_conforms() {
     command.args(["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}"), "--config", "/dev/null"]);
     command.arg(home.path().join("data"));
     let _server = Foreign::start(&mut command, port, &home.path().join("log"));
-    conforms(&format!("http://127.0.0.1:{port}"), "us-east-1", ACCESS_KEY, SECRET_KEY);
+    let known = [
+        (
+            "listing_pages_and_directories",
+            "it keeps objects as files, so that a marker `dir/` is listed as `dir`",
+        ),
+        ("parts_replaced_and_listed", "a part can be sent once only"),
+    ];
+    conforms_but_for(&known, &format!("http://127.0.0.1:{port}"), "us-east-1", (ACCESS_KEY, SECRET_KEY));
 }

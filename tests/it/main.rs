@@ -15,3 +15,4 @@ mod mount;
 mod names;
 mod operator;
 mod reading;
+mod unlinked;
