@@ -9,13 +9,13 @@
 //!
 //! ## Locks, in the order in which they may be taken
 //!
-//! 1. `FileState::gate` (async): exchanges a file's content as a whole. Held across awaits. Never two at once, except by
-//!    `rename`, which takes the source's before the target's and holds `FileSystem::renaming` meanwhile.
-//! 2. the table of `file::Files` (sync)
-//! 3. `FileState::content` (sync): which content. Held over local file calls, never across an await.
-//! 4. locks inside `namespace`, `read` and `write`, none of which calls back.
+//! 1. `FileSystem::renaming` (async): one rename or unlink at a time, for each is several requests on several names.
+//! 2. `FileState::gate` (async): exchanges a file's content as a whole. Held across awaits. Never two at once.
+//! 3. the table of `file::Files` (sync)
+//! 4. `FileState::content` (sync): which content. Held over local file calls, never across an await.
+//! 5. locks inside `namespace`, `read` and `write`, none of which calls back.
 //!
-//! Reads and writes take only the third. Nothing here waits on the network while a program writes.
+//! Reads and writes take only the fourth. Nothing here waits on the network while a program writes.
 
 mod attr;
 mod commit;
