@@ -35,7 +35,7 @@ pub enum Command {
     /// Run a small S3 server over a directory, for trying and testing (not for production)
     #[command(after_help = crate::cli::serve::EXAMPLES)]
     Serve(crate::cli::serve::ServeArguments),
-    /// List what is not in the bucket yet, or give it up
+    /// List what is not in the bucket yet, take it for complete, or give it up
     #[command(after_help = UPLOADS_EXAMPLES)]
     Uploads(UploadsArguments),
 }
@@ -54,6 +54,7 @@ const STATUS_EXAMPLES: &str = "Examples:
 
 const UPLOADS_EXAMPLES: &str = "Examples:
   tetherfs uploads list
+  tetherfs uploads commit 000000000000002a   take an interrupted one for complete
   tetherfs uploads discard 000000000000002a  give one up; its data are lost";
 
 const MOUNT_EXAMPLES: &str = "Every setting can also be given
@@ -163,6 +164,15 @@ pub enum UploadsCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Upload what a file held when the daemon died in the middle of writing it
+    Commit {
+        /// The number that 'uploads list' shows for an interrupted file
+        #[arg(value_name = "ID", value_parser = parse_session)]
+        session: SessionId,
+        /// The mount it belongs to, when several have this number
+        #[arg(long, value_name = "DIR")]
+        mount: Option<PathBuf>,
     },
     /// Give an upload up and delete its data
     Discard {

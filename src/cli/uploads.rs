@@ -1,4 +1,4 @@
-//! `tetherfs uploads`: what is not in the bucket yet, and giving it up.
+//! `tetherfs uploads`: what is not in the bucket yet, and deciding about it.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::control::{Client, Command, MountStatus};
 use crate::types::{ByteSize, SessionId, UnixTime};
 use crate::write::SessionStatus;
 
-/// Giving an upload up takes a request to the store and some disk.
-const DISCARD_MAX: Duration = Duration::from_secs(60);
+/// Deciding about an upload takes a request to the store and some disk.
+const DECISION_MAX: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub fn run(command: &UploadsCommand) -> Result<Exit, Failure> {
@@ -24,6 +24,7 @@ pub fn run(command: &UploadsCommand) -> Result<Exit, Failure> {
         UploadsCommand::List { directory, json } => {
             list(directory.as_deref(), if *json { Form::Json } else { Form::Table })
         }
+        UploadsCommand::Commit { session, mount } => commit(*session, mount.as_deref()),
         UploadsCommand::Discard { session, mount, yes } => {
             discard(*session, mount.as_deref(), if *yes { Consent::Given } else { Consent::Asked })
         }
@@ -97,20 +98,31 @@ fn rows(mounts: &[MountStatus], now: UnixTime) -> String {
     output::table(&["ID", "STATE", "SIZE", "SENT", "AGE", "MOUNT", "NAME", "ERROR"], &rows)
 }
 
-fn discard(session: SessionId, directory: Option<&Path>, consent: Consent) -> Result<Exit, Failure> {
+fn commit(session: SessionId, directory: Option<&Path>) -> Result<Exit, Failure> {
+    let (mut client, upload) = find(session, directory)?;
+    client.call(Command::Commit { session }, Some(DECISION_MAX))?;
+    tell(&format!("'{}' ({}) is on its way", printable(upload.key.as_str()), ByteSize(upload.bytes)));
+    Ok(Exit::Ok)
+}
+
+fn find(session: SessionId, directory: Option<&Path>) -> Result<(Client, SessionStatus), Failure> {
     let mut found = Vec::new();
     for mut client in clients(directory)? {
         let status = status(&mut client)?;
         let upload = status.inside.sessions.into_iter().find(|upload| upload.session == session);
         found.extend(upload.map(|upload| (client, upload)));
     }
-    let (mut client, upload) = the_only(found, session)?;
+    the_only(found, session)
+}
+
+fn discard(session: SessionId, directory: Option<&Path>, consent: Consent) -> Result<Exit, Failure> {
+    let (mut client, upload) = find(session, directory)?;
     let name = printable(upload.key.as_str());
     let size = ByteSize(upload.bytes);
     if let Consent::Asked = consent {
         confirm(&format!("'{name}' ({size}, {}) is not in the bucket", phase_word(upload.state)))?;
     }
-    client.call(Command::Discard { session }, Some(DISCARD_MAX))?;
+    client.call(Command::Discard { session }, Some(DECISION_MAX))?;
     tell(&format!("'{name}' ({size}) is given up"));
     Ok(Exit::Ok)
 }

@@ -40,6 +40,11 @@ pub enum Command {
         /// Longest wait for uploads in milliseconds; `None` waits until nothing can go on.
         wait_ms: Option<u64>,
     },
+    /// Take what a file held when the daemon died for complete and upload it. Answered with [`Answer::Done`].
+    Commit {
+        /// Which; an interrupted one.
+        session: SessionId,
+    },
     /// Give up an upload and its data. Answered with [`Answer::Done`].
     Discard {
         /// Which.
@@ -176,6 +181,7 @@ mod tests {
             (r#"{"command":"drain","wait_ms":5,"version":1}"#, Command::Drain { wait_ms: 5 }),
             (r#"{"version":1,"command":"unmount"}"#, Command::Unmount { wait_ms: None }),
             (r#"{"version":1,"command":"unmount","wait_ms":0}"#, Command::Unmount { wait_ms: Some(0) }),
+            (r#"{"version":1,"command":"commit","session":7}"#, Command::Commit { session: SessionId(7) }),
             (
                 r#"{"version":1,"command":"discard","session":18446744073709551615}"#,
                 Command::Discard { session: SessionId(u64::MAX) },

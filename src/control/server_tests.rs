@@ -26,7 +26,7 @@ impl Operator for Parrot {
                 tokio::time::sleep(Duration::from_millis(wait_ms)).await;
                 Answer::Done
             }
-            Command::Discard { session } => {
+            Command::Commit { session } | Command::Discard { session } => {
                 Answer::Error { code: ErrorCode::Failed, message: format!("no upload {session}") }
             }
             Command::Unmount { .. } => panic!("an operator's defect"),

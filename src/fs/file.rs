@@ -196,10 +196,10 @@ impl Files {
         if slot.opens == 0 { Closed::Last } else { Closed::StillOpen }
     }
 
-    /// Takes a file found at mount in.
+    /// Takes a file in that an earlier mount left. One that is here already stays as it is.
     pub(crate) fn adopt(&self, ino: Ino, key: Key, local: LocalFile) {
         let mut table = self.lock();
-        table.by_ino.insert(ino, Slot::new(ino, Source::Local(local)));
+        table.by_ino.entry(ino).or_insert_with(|| Slot::new(ino, Source::Local(local)));
         table.local_by_key.insert(key, ino);
     }
 

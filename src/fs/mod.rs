@@ -43,7 +43,7 @@ use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::{self, Reader};
 use crate::types::{ByteRange, Ino, ObjectId, SessionId};
-use crate::write::{BaseError, BaseSource, Event, Recovered, Writer};
+use crate::write::{BaseError, BaseSource, Event, Recovered, WriteFile, Writer};
 
 pub use crate::namespace::{Attr, DirEntry, FileKind};
 pub use attr::{AttrChanges, MtimeChange, SpaceReport};
@@ -119,14 +119,17 @@ impl FileSystem {
 
     /// Shows what recovery found under its names, and folds the news about uploads in from now on.
     pub fn start(self: &Arc<Self>, recovered: Recovered, events: mpsc::UnboundedReceiver<Event>) {
-        for file in recovered.pending {
-            let (key, size, attributes) = (file.key(), file.size(), file.attributes());
-            match self.namespace.adopt(&key, size, &attributes, std::time::Instant::now()) {
-                Ok(ino) => self.files.adopt(ino, key, LocalFile::new(file)),
-                Err(error) => log::error!("Pending upload of {key} cannot be shown in the tree: {error}"),
-            }
-        }
+        recovered.pending.into_iter().for_each(|file| self.show_pending(file));
         task::spawn("fs-events", self.clone().follow(events));
+    }
+
+    /// Shows a file on its way under its name, unless a program has that name open, which goes on with what it has.
+    fn show_pending(&self, file: Arc<WriteFile>) {
+        let (key, size, attributes) = (file.key(), file.size(), file.attributes());
+        match self.namespace.adopt(&key, size, &attributes, std::time::Instant::now()) {
+            Ok(ino) => self.files.adopt(ino, key, LocalFile::new(file)),
+            Err(error) => log::error!("Pending upload of {key} cannot be shown in the tree: {error}"),
+        }
     }
 
     /// Whom to tell of changes that did not come through the kernel. Set once, when the mount is up.
@@ -153,6 +156,13 @@ impl FileSystem {
     /// Waits until everything acknowledged is in the bucket, or nothing of it can go on.
     pub async fn drained(&self) {
         self.writer.drained().await;
+    }
+
+    /// Takes what an interrupted file held for complete, at the user's word: it is uploaded, and shown until it is there.
+    pub fn commit_interrupted(&self, session: SessionId) -> Result<()> {
+        let file = self.writer.commit_interrupted(session)?;
+        self.show_pending(file);
+        Ok(())
     }
 
     /// Gives an interrupted or stuck upload and its data up, at the user's word.

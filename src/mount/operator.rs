@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::control::{
     Answer, Command, DrainProgress, ErrorCode, Hello, MountStatus, Operator, Rates, VERSION,
 };
-use crate::fs::FileSystem;
+use crate::fs::{self, FileSystem};
 use crate::mount::Phase;
 use crate::mount::rate::{RateMeter, SAMPLE_INTERVAL};
 use crate::observe::{Counter, Metrics};
@@ -119,10 +119,15 @@ impl Operator for Desk {
             Command::Status => Answer::Status(Box::new(self.status())),
             Command::Drain { wait_ms } => self.drain(Duration::from_millis(wait_ms)).await,
             Command::Unmount { wait_ms } => self.end(wait_ms.map(Duration::from_millis)).await,
-            Command::Discard { session } => match self.fs.discard(session).await {
-                Ok(()) => Answer::Done,
-                Err(error) => Answer::Error { code: ErrorCode::Failed, message: error.to_string() },
-            },
+            Command::Commit { session } => done(self.fs.commit_interrupted(session)),
+            Command::Discard { session } => done(self.fs.discard(session).await),
         }
+    }
+}
+
+fn done(result: fs::Result<()>) -> Answer {
+    match result {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Error { code: ErrorCode::Failed, message: error.to_string() },
     }
 }

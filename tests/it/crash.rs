@@ -156,6 +156,26 @@ fn killed_while_writing_keeps_the_old_object_and_the_new_bytes() {
 }
 
 #[test]
+fn an_interrupted_file_is_committed_at_the_users_word() {
+    let mut rig = Rig::mounted(&[]);
+    let mut file = fs::File::create(rig.path("recording")).unwrap();
+    file.write_all(&pattern(5, 300_000)).unwrap();
+    rig.kill();
+    drop(file);
+    rig.mount_again();
+    assert_eq!(rig.bucket.get("recording"), None);
+    let id = rig.status()["sessions"][0]["session"].as_u64().unwrap();
+    let ran = rig.tetherfs(&["uploads", "commit", &format!("{id:016x}")]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    assert_eq!(fs::read(rig.path("recording")).unwrap(), pattern(5, 300_000), "shown at once");
+    expect_in_bucket(&rig, "recording", &pattern(5, 300_000));
+    let again = rig.tetherfs(&["uploads", "commit", &format!("{id:016x}")]);
+    assert_ne!(again.code, Some(0), "there is nothing to decide any more");
+    expect_nothing_pending(&rig);
+    rig.unmount();
+}
+
+#[test]
 fn what_was_synced_is_committed_as_of_that_point() {
     let mut rig = Rig::mounted(&[]);
     let file = fs::OpenOptions::new().create(true).truncate(true).write(true).open(rig.path("db")).unwrap();
