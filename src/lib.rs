@@ -40,9 +40,11 @@
 //! * `types` waits for nothing. Plans, windows, sessions, trees and framing have no await and no clock.
 //! * `read` and `write` have never heard of an inode, nor of each other. `cache` has never heard of a store.
 //! * `fuse` decides nothing; errno is decided in one match, in `fs::error`.
-//! * No callback waits on the network, no lock is held across a reply, an await on the network or a notification.
+//! * No callback waits on the network. No lock is held across a reply or a notification, and none across an await on
+//!   the network but two that say so in `fs`: the gate of one file, and the turn of renames and unlinks. Reads and writes
+//!   take neither.
 //! * No byte is served from disk without its checksum having been checked; no object is completed unconditionally
-//!   where the server knows conditions.
+//!   where the server knows conditions, unless the user asked for it (`--on-conflict overwrite`).
 //! * Nothing acknowledged is deleted but by the user's word.
 
 pub mod bucket;
