@@ -23,6 +23,7 @@ mod recent;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 pub use object::CachedObject;
+pub use whole::WholeFile;
 
 use crate::cache::layout::Name;
 use crate::cache::ledger::{Admission, Ledger, Part};

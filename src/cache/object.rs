@@ -11,7 +11,7 @@ use crate::cache::files::{self, BLOCK_BYTES, Pair};
 use crate::cache::layout::Name;
 use crate::cache::ledger::{Age, Part, Unit};
 use crate::cache::map::Header;
-use crate::cache::{ChunkCache, Disk, locked};
+use crate::cache::{ChunkCache, Disk, WholeFile, locked};
 use crate::observe::Counter;
 use crate::types::{ByteRange, Crc64, RangeSet};
 
@@ -154,6 +154,25 @@ impl CachedObject {
                 false
             }
         }
+    }
+
+    /// All of the object as one file, if every chunk of it is here and proves good. Never waits on the network.
+    pub fn whole(self: &Arc<Self>) -> Option<WholeFile> {
+        let (disk, header) = (self.cache.disk()?, self.header.get()?);
+        let all = ByteRange::new(0, header.size);
+        if all.is_empty() || !self.present().contains(all) {
+            return None;
+        }
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let Files::Open(pair) = &*files else {
+            return None;
+        };
+        let is_good = |chunk| pair.read_chunk(chunk, &mut vec![0; header.chunk_range(chunk).len() as usize]);
+        if !(0..header.chunks()).all(is_good) {
+            return None;
+        }
+        let file = std::fs::File::open(self.name.data(&disk.directory)).ok()?;
+        Some(WholeFile { file, _object: self.clone() })
     }
 
     /// Keeps whole chunks: `offset` is a multiple of the chunk size, `bytes` ends on one or at the object's end.

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+pub use crate::cache::WholeFile;
 pub use stream::ReadStream;
 
 use crate::cache::ChunkCache;
@@ -112,6 +113,11 @@ impl Reader {
     /// A stream over one version of an object; one for each open handle, so that each has its own window. No I/O.
     pub fn open(self: &Arc<Self>, object: ObjectId) -> ReadStream {
         ReadStream::new(self.shared.clone(), object)
+    }
+
+    /// The whole object as one local file, if all of it is cached and checked. Makes no request.
+    pub fn whole(&self, object: &ObjectId) -> Option<WholeFile> {
+        self.shared.cache.as_ref()?.object(object).whole()
     }
 }
 
