@@ -17,6 +17,7 @@
 //!
 //! Reads and writes take only the fourth. Nothing here waits on the network while a program writes.
 
+mod ahead;
 mod attr;
 mod commit;
 mod dir;

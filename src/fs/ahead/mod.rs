@@ -1,0 +1,2 @@
+//! Small files fetched before they are opened.
+mod course;
