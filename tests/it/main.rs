@@ -18,3 +18,4 @@ mod operator;
 mod passthrough;
 mod reading;
 mod unlinked;
+mod versions;
