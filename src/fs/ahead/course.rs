@@ -17,6 +17,9 @@ const SKIPPED_MAX: usize = 4;
 const DEPTH_MIN: usize = 4;
 /// Most files fetched ahead of one course.
 const DEPTH_MAX: usize = 32;
+/// After so many openings in no order at all, only one in as many is looked at for the beginning of a course: the look
+/// goes through the directory.
+const MISSES_MAX: u32 = 16;
 /// Files that a course knows of at a time.
 pub(super) const EXPECTED_MAX: usize = 512;
 
@@ -44,6 +47,8 @@ struct Followed {
     /// The file opened last.
     last: Ino,
     course: Option<Course>,
+    /// Openings since a course was found or looked for in vain.
+    misses: u32,
 }
 
 #[derive(Debug)]
@@ -83,13 +88,13 @@ impl Courses {
             Some(followed) => followed,
             None => {
                 self.make_room(&mut step);
-                Followed { directory, last: ino, course: None }
+                Followed { directory, last: ino, course: None, misses: 0 }
             }
         };
         if followed.last != ino {
             followed.course = match followed.course.take() {
                 Some(course) => course.go_on(ino, &mut step),
-                None => Course::begin(followed.last, ino, &behind),
+                None => followed.begin(ino, &behind),
             };
             if let Some(course) = &mut followed.course {
                 course.look_further(ino, &behind);
@@ -110,6 +115,15 @@ impl Courses {
         {
             course.give_up(step);
         }
+    }
+}
+
+impl Followed {
+    fn begin(&mut self, ino: Ino, behind: impl Fn(Ino, Order) -> Vec<Neighbour>) -> Option<Course> {
+        let is_looked_at = self.misses < MISSES_MAX || self.misses.is_multiple_of(MISSES_MAX);
+        let course = is_looked_at.then(|| Course::begin(self.last, ino, behind)).flatten();
+        self.misses = if course.is_some() { 0 } else { self.misses.saturating_add(1) };
+        course
     }
 }
 
