@@ -6,16 +6,18 @@
 //! slows the fetch down and not memory up.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::cache::CachedObject;
 use crate::observe::{Counter, task};
+use crate::read::budget::{Coming, Slot};
 use crate::read::flight::{Flight, Place};
+use crate::read::pace::{BodySample, Stopwatch};
 use crate::read::patience::{Patience, Verdict};
 use crate::read::plan::Grid;
 use crate::read::{Error, Shared};
@@ -40,6 +42,8 @@ pub(crate) struct Source {
 struct Fetch {
     source: Source,
     flight: Arc<Flight>,
+    /// Held until the last byte has come.
+    slot: Option<Slot>,
     /// Next byte wanted from the store.
     at: u64,
     /// The chunk in progress, up to `at`.
@@ -48,41 +52,59 @@ struct Fetch {
     keeping: Option<JoinHandle<()>>,
 }
 
+/// An answer that is coming. How it came is noted when it is dropped.
+struct Answer {
+    shared: Arc<Shared>,
+    body: Body,
+    watch: Stopwatch,
+    coming: Coming,
+}
+
 /// What the next step towards more bytes has brought.
 enum Step {
-    Opened(Body),
+    Opened(Answer),
     Bytes(Bytes),
     Failed(store::Error),
 }
 
-/// Starts a flight that has just begun.
-pub(crate) fn start(source: Source, flight: Arc<Flight>) {
+/// Starts a flight that has just begun; with a slot, if nobody waits for it.
+pub(crate) fn start(source: Source, flight: Arc<Flight>, slot: Option<Slot>) {
     let runtime = source.shared.runtime.clone();
-    let fetch = Fetch { at: flight.range.start, source, flight, partial: Vec::new(), keeping: None };
+    let fetch = Fetch { at: flight.range.start, source, flight, slot, partial: Vec::new(), keeping: None };
     task::spawn_on(&runtime, "fetch", fetch.run());
 }
 
 impl Fetch {
     async fn run(mut self) {
-        let mut patience = Patience::new(self.source.shared.options.read_timeout, Instant::now());
-        let mut body = None;
+        let options = &self.source.shared.options;
+        let mut patience = Patience::new(options.read_timeout, options.stall_timeout, Instant::now());
+        let mut answer = None;
         while self.at < self.flight.range.end {
-            let was_open = body.is_some();
-            let Some(step) = self.step_unless_unwanted(&mut body, &patience).await else {
+            let was_open = answer.is_some();
+            let Some(step) = self.step_unless_unwanted(&mut answer, &patience).await else {
                 return;
             };
             match step {
-                Step::Opened(opened) => body = Some(opened),
+                Step::Opened(opened) => {
+                    patience.on_body(Instant::now());
+                    answer = Some(opened);
+                }
                 Step::Bytes(bytes) => {
-                    patience.on_bytes(bytes.len() as u64, Instant::now());
+                    let arrived = Instant::now();
+                    patience.on_bytes(bytes.len() as u64, arrived);
                     self.take(bytes).await;
+                    let taken = Instant::now();
+                    patience.excuse(taken - arrived);
+                    if let Some(answer) = &mut answer {
+                        answer.watch.go_on(taken);
+                    }
                     // The news that nobody is interested may have come while somebody still waited.
                     if !self.flight.is_wanted() && self.cancel() {
                         return;
                     }
                 }
                 Step::Failed(error) => {
-                    body = None;
+                    answer = None;
                     if error.kind == ErrorKind::Integrity {
                         self.at -= self.partial.len() as u64;
                         self.partial.clear();
@@ -106,13 +128,15 @@ impl Fetch {
             }
         }
         // The flight is over for those who wait to start the next one; the last chunk may still go to disk.
+        drop(answer);
+        self.slot = None;
         self.flight.end();
         self.finish_keeping().await;
     }
 
     /// The next step, or `None` when nobody wants the rest any more.
-    async fn step_unless_unwanted(&self, body: &mut Option<Body>, patience: &Patience) -> Option<Step> {
-        let step = self.step(body, patience);
+    async fn step_unless_unwanted(&self, answer: &mut Option<Answer>, patience: &Patience) -> Option<Step> {
+        let step = self.step(answer, patience);
         tokio::pin!(step);
         loop {
             tokio::select! {
@@ -135,24 +159,27 @@ impl Fetch {
         }
     }
 
-    async fn step(&self, body: &mut Option<Body>, patience: &Patience) -> Step {
-        let options = &self.source.shared.options;
-        let step = match body {
-            None => timeout(patience.left(Instant::now()), self.open()).await,
-            Some(body) => timeout(options.stall_timeout, self.next_bytes(body)).await,
+    async fn step(&self, answer: &mut Option<Answer>, patience: &Patience) -> Step {
+        let now = Instant::now();
+        let step = match answer {
+            None => timeout(patience.left(now), self.open()).await,
+            Some(answer) => timeout(patience.left_for_bytes(now), self.next_bytes(answer)).await,
         };
-        step.unwrap_or_else(|_| Step::Failed(self.error(LATER, "the server sends nothing")))
+        step.unwrap_or_else(|_| {
+            Step::Failed(self.error(LATER, "the server sends nothing, or next to nothing"))
+        })
     }
 
     async fn open(&self) -> Step {
-        let id = &*self.source.id;
+        let Source { shared, id, .. } = &self.source;
+        let watch = Stopwatch::start(Instant::now());
         let wanted = ByteRange::new(self.at, self.flight.range.end);
         let get = GetOptions {
             range: Some(wanted),
             // A weak etag can be compared, but not be asked for.
             if_match: (!id.etag.is_weak()).then(|| id.etag.clone()),
         };
-        match self.source.shared.store.get(&id.key, get).await {
+        match shared.store.get(&id.key, get).await {
             Err(error) => Step::Failed(error),
             Ok(answer) if answer.meta.id.etag != id.etag || answer.meta.id.size != id.size => {
                 Step::Failed(self.error(ErrorKind::Precondition, "another version is there"))
@@ -161,13 +188,21 @@ impl Fetch {
                 let detail = format!("asked for bytes {wanted:?}, the answer has {:?}", answer.range);
                 Step::Failed(self.error(ErrorKind::Protocol, &detail))
             }
-            Ok(answer) => Step::Opened(answer.body),
+            Ok(answer) => {
+                let coming = shared.load.body();
+                Step::Opened(Answer { shared: shared.clone(), body: answer.body, watch, coming })
+            }
         }
     }
 
-    async fn next_bytes(&self, body: &mut Body) -> Step {
-        match body.next().await {
-            Some(Ok(bytes)) => Step::Bytes(bytes),
+    async fn next_bytes(&self, answer: &mut Answer) -> Step {
+        match answer.body.next().await {
+            Some(Ok(bytes)) => {
+                if let Some(first) = answer.watch.on_bytes(bytes.len() as u64, Instant::now()) {
+                    self.source.shared.pace().on_first_byte(first);
+                }
+                Step::Bytes(bytes)
+            }
             Some(Err(error)) => Step::Failed(error),
             None => Step::Failed(self.error(LATER, "the answer ended early")),
         }
@@ -247,6 +282,14 @@ impl Fetch {
 
     fn error(&self, kind: ErrorKind, detail: &str) -> store::Error {
         store::Error::on(Op::Get, &self.source.id.key, kind, detail)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let (bytes, waited) = self.watch.come();
+        let bodies = self.coming.bodies();
+        self.shared.pace().on_body(BodySample { bytes, waited, bodies });
     }
 }
 

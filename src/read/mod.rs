@@ -11,6 +11,7 @@
 mod budget;
 mod fetch;
 mod flight;
+mod pace;
 mod patience;
 mod plan;
 mod stream;
@@ -30,7 +31,9 @@ pub use stream::ReadStream;
 
 use crate::cache::ChunkCache;
 use crate::observe::Metrics;
+use crate::read::budget::Load;
 use crate::read::flight::Table;
+use crate::read::pace::Pace;
 use crate::store::ObjectStore;
 use crate::types::{ByteSize, ObjectId};
 
@@ -83,6 +86,8 @@ pub(crate) struct Shared {
     runtime: Handle,
     chunk_bytes: u64,
     table: Mutex<Table>,
+    load: Arc<Load>,
+    pace: Mutex<Pace>,
     /// Told when memory may have become free.
     freed: Notify,
 }
@@ -97,6 +102,7 @@ impl Reader {
     ) -> Arc<Reader> {
         let chunk_bytes = cache.as_ref().map_or(CHUNK_BYTES_UNCACHED, |cache| cache.chunk_bytes());
         let memory_bytes = options.memory_bytes.0.max(MEMORY_CHUNKS_MIN * chunk_bytes);
+        let load = Arc::new(Load::default());
         let shared = Shared {
             store,
             cache,
@@ -104,7 +110,9 @@ impl Reader {
             metrics,
             runtime: Handle::current(),
             chunk_bytes,
-            table: Mutex::new(Table::new(memory_bytes)),
+            table: Mutex::new(Table::new(memory_bytes, load.clone())),
+            load,
+            pace: Mutex::default(),
             freed: Notify::new(),
         };
         Arc::new(Reader { shared: Arc::new(shared) })
@@ -126,6 +134,11 @@ impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Never held together with another lock of the room.
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -134,6 +147,8 @@ impl fmt::Debug for Shared {
             .field("store", &self.store)
             .field("options", &self.options)
             .field("table", &self.table)
+            .field("load", &self.load)
+            .field("pace", &self.pace)
             .finish_non_exhaustive()
     }
 }
