@@ -95,7 +95,12 @@ impl Bench {
 }
 
 fn open_cache(home: &Path, bytes_max: ByteSize, metrics: &Arc<Metrics>) -> Arc<ChunkCache> {
-    let options = || cache::Options { directory: home.to_owned(), bytes_max, chunk_bytes: ByteSize(CHUNK) };
+    let options = || cache::Options {
+        directory: home.to_owned(),
+        bytes_max,
+        free_bytes_min: ByteSize(0),
+        chunk_bytes: ByteSize(CHUNK),
+    };
     let probe = ObjectId { key: Key::new("probe").unwrap(), etag: ETag::new("1"), size: 1 };
     loop {
         let cache = ChunkCache::open("memory://test", options(), metrics.clone()).unwrap();
