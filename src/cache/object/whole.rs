@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::cache::Disk;
 use crate::cache::files::map::Slot;
 use crate::cache::files::seal::{Judgement, Proof, Seal, Verdict};
 use crate::cache::files::witness::{BootId, Witness};
@@ -128,11 +129,7 @@ impl CachedObject {
             Some(store) if store == crc => (Verdict::Same, Judged::Same),
             None => (Verdict::NotTold, Judged::NotTold),
             Some(store) => {
-                self.tell_mismatch(pair, crc, store);
-                if let Err(error) = self.remove_files(disk, &mut files) {
-                    self.cache.note_failure(disk, &error);
-                    self.known(|chunks| *chunks = Chunks::default());
-                }
+                self.throw_out(disk, &mut files, &format!("its checksum is {crc}, the store says {store}"));
                 return Judged::Different;
             }
         };
@@ -143,15 +140,33 @@ impl CachedObject {
         judged
     }
 
-    fn tell_mismatch(&self, pair: &Pair, crc: Crc64, store: Crc64) {
+    /// Takes off what is here, because the object has been found not to have the store's checksum before all of it was.
+    pub fn distrust(&self) {
+        if let Some(disk) = self.cache.disk() {
+            self.throw_out(
+                disk,
+                &mut self.write_files(),
+                "it does not have the checksum that the store tells",
+            );
+        }
+    }
+
+    /// Has nothing of the object served again, and says why. The caller holds `files` for writing.
+    fn throw_out(&self, disk: &Disk, files: &mut Files, why: &str) {
         self.cache.metrics.add(Counter::CacheWholeMismatch, 1);
-        let header = pair.header();
-        log::error!(
-            "What was read of {} (version {}) has checksum {crc}, the store says {store}: it is taken out of the cache; \
-             read the file again, and if this comes back, check the object in the bucket",
-            header.key,
-            header.etag
-        );
+        if let Some(header) = self.header.get() {
+            log::error!(
+                "What was read of {} (version {}) is not what is in the bucket and leaves the cache: {why}. \
+                 If that comes back, check the object itself",
+                header.key,
+                header.etag
+            );
+        }
+        if let Err(error) = self.remove_files(disk, files) {
+            self.cache.note_failure(disk, &error);
+            // The slots on disk are good, the bytes are not: at least this process serves none of them.
+            self.known(|chunks| *chunks = Chunks::default());
+        }
     }
 
     /// Whether all chunks are here.
