@@ -20,9 +20,10 @@ use crate::read::flight::{Flight, Place};
 use crate::read::pace::{BodySample, Stopwatch};
 use crate::read::patience::{Patience, Verdict};
 use crate::read::plan::Grid;
+use crate::read::whole::{self, Asked, Mismatch, WholeCheck};
 use crate::read::{Error, Shared};
 use crate::store::{self, Body, ErrorKind, GetOptions, Op};
-use crate::types::{ByteRange, ObjectId};
+use crate::types::{ByteRange, Crc64, ObjectId};
 
 /// A failure that may be over at the next try.
 const LATER: ErrorKind = ErrorKind::Unavailable { retry_after: None };
@@ -48,6 +49,9 @@ struct Fetch {
     at: u64,
     /// The chunk in progress, up to `at`.
     partial: Vec<u8>,
+    /// Chunks up to here have been handed on. Between this and the chunk in progress are those held back by `check`.
+    handed_to: u64,
+    check: WholeCheck,
     /// The chunk on its way to the disk cache.
     keeping: Option<JoinHandle<()>>,
 }
@@ -62,7 +66,8 @@ struct Answer {
 
 /// What the next step towards more bytes has brought.
 enum Step {
-    Opened(Answer),
+    /// An answer, the checksum it tells of the whole object, and how it was asked for.
+    Opened(Answer, Option<Crc64>, Asked),
     Bytes(Bytes),
     Failed(store::Error),
 }
@@ -70,7 +75,9 @@ enum Step {
 /// Starts a flight that has just begun; with a slot, if nobody waits for it.
 pub(crate) fn start(source: Source, flight: Arc<Flight>, slot: Option<Slot>) {
     let runtime = source.shared.runtime.clone();
-    let fetch = Fetch { at: flight.range.start, source, flight, slot, partial: Vec::new(), keeping: None };
+    let (start, check) = (flight.range.start, WholeCheck::new(flight.range, source.id.size));
+    let partial = Vec::new();
+    let fetch = Fetch { at: start, source, flight, slot, partial, handed_to: start, check, keeping: None };
     task::spawn_on(&runtime, "fetch", fetch.run());
 }
 
@@ -84,27 +91,39 @@ impl Fetch {
             let Some(step) = self.step_unless_unwanted(&mut answer, &patience).await else {
                 return;
             };
-            match step {
-                Step::Opened(opened) => {
-                    patience.on_body(Instant::now());
-                    answer = Some(opened);
-                }
+            let step = match step {
                 Step::Bytes(bytes) => {
                     let arrived = Instant::now();
                     patience.on_bytes(bytes.len() as u64, arrived);
-                    self.take(bytes).await;
+                    let refuted = self.take(bytes).await.err();
                     let taken = Instant::now();
                     patience.excuse(taken - arrived);
                     if let Some(answer) = &mut answer {
                         answer.watch.go_on(taken);
                     }
+                    refuted
+                }
+                Step::Opened(opened, crc, asked) => {
+                    self.check.hear(crc, asked);
+                    patience.on_body(Instant::now());
+                    answer = Some(opened);
+                    continue;
+                }
+                Step::Failed(error) => Some(error),
+            };
+            match step {
+                None => {
                     // The news that nobody is interested may have come while somebody still waited.
                     if !self.flight.is_wanted() && self.cancel() {
                         return;
                     }
                 }
-                Step::Failed(error) => {
+                Some(error) => {
                     answer = None;
+                    // Whatever comes of this, they have come, and need not come again.
+                    for (chunk, complete) in self.check.release() {
+                        self.hand_on(chunk, complete).await;
+                    }
                     if error.kind == ErrorKind::Integrity {
                         self.at -= self.partial.len() as u64;
                         self.partial.clear();
@@ -120,7 +139,7 @@ impl Fetch {
                             }
                         }
                         Verdict::GiveUp(error) => {
-                            self.give_up(&error);
+                            self.give_up(&error).await;
                             return;
                         }
                     }
@@ -132,6 +151,9 @@ impl Fetch {
         self.slot = None;
         self.flight.end();
         self.finish_keeping().await;
+        if let Some(cached) = &self.source.cached {
+            whole::judge(&self.source.shared, &self.source.id, cached, self.check.told()).await;
+        }
     }
 
     /// The next step, or `None` when nobody wants the rest any more.
@@ -174,8 +196,12 @@ impl Fetch {
         let Source { shared, id, .. } = &self.source;
         let watch = Stopwatch::start(Instant::now());
         let wanted = ByteRange::new(self.at, self.flight.range.end);
+        let asked = if self.check.asks_for_all(self.at) { Asked::ForAll } else { Asked::ForRange };
         let get = GetOptions {
-            range: Some(wanted),
+            range: match asked {
+                Asked::ForAll => None,
+                Asked::ForRange => Some(wanted),
+            },
             // A weak etag can be compared, but not be asked for.
             if_match: (!id.etag.is_weak()).then(|| id.etag.clone()),
         };
@@ -189,8 +215,9 @@ impl Fetch {
                 Step::Failed(self.error(ErrorKind::Protocol, &detail))
             }
             Ok(answer) => {
-                let coming = shared.load.body();
-                Step::Opened(Answer { shared: shared.clone(), body: answer.body, watch, coming })
+                let (coming, crc) = (shared.load.body(), answer.meta.crc64);
+                let opened = Answer { shared: shared.clone(), body: answer.body, watch, coming };
+                Step::Opened(opened, crc, asked)
             }
         }
     }
@@ -209,7 +236,7 @@ impl Fetch {
     }
 
     /// Takes bytes in, and hands on each chunk that they complete.
-    async fn take(&mut self, mut bytes: Bytes) {
+    async fn take(&mut self, mut bytes: Bytes) -> Result<(), store::Error> {
         // More than was asked for is of no use.
         bytes.truncate((self.flight.range.end - self.at).min(bytes.len() as u64) as usize);
         while !bytes.is_empty() {
@@ -223,13 +250,26 @@ impl Fetch {
             self.at += piece.len() as u64;
             if self.at == whole.end {
                 let complete = Bytes::from(std::mem::take(&mut self.partial));
-                self.hand_on(chunk, complete).await;
+                match self.check.take(chunk, whole, complete) {
+                    Ok(ready) => {
+                        for (chunk, complete) in ready {
+                            self.hand_on(chunk, complete).await;
+                        }
+                    }
+                    Err(Mismatch) => {
+                        self.at = self.handed_to;
+                        let detail = "the bytes that came do not have the checksum that the store tells";
+                        return Err(self.error(ErrorKind::Integrity, detail));
+                    }
+                }
             }
         }
+        Ok(())
     }
 
     async fn hand_on(&mut self, chunk: u64, bytes: Bytes) {
         let place = Place { object: self.source.number, chunk };
+        self.handed_to = self.source.grid.range_of(chunk).end;
         let waiters = self.source.shared.table().arrive(place, bytes.clone());
         for waiter in waiters {
             // A waiter that has gone away does not need its answer.
@@ -266,8 +306,12 @@ impl Fetch {
     }
 
     /// Tells everyone who still waits.
-    fn give_up(&self, error: &Error) {
+    async fn give_up(&mut self, error: &Error) {
         self.flight.end();
+        self.finish_keeping().await;
+        if self.check.is_refuted() {
+            whole::distrust(&self.source.shared, &self.source.id, self.source.cached.as_ref()).await;
+        }
         let waiters =
             self.source.shared.table().fail(self.source.number, self.source.grid, &self.flight, self.rest());
         for waiter in waiters {
@@ -277,7 +321,7 @@ impl Fetch {
 
     /// The chunks that have not been handed on.
     fn rest(&self) -> ByteRange {
-        ByteRange::new(self.at - self.partial.len() as u64, self.flight.range.end)
+        ByteRange::new(self.handed_to, self.flight.range.end)
     }
 
     fn error(&self, kind: ErrorKind, detail: &str) -> store::Error {

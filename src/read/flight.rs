@@ -322,6 +322,17 @@ impl Table {
         }
     }
 
+    /// What is in memory of an object is not what it should be.
+    pub(crate) fn discard(&mut self, id: &ObjectId) {
+        let Some(&number) = self.ids.get(id) else {
+            return;
+        };
+        let chunks = self.chunks.range(places(number, 0..u64::MAX));
+        let present: Vec<Place> =
+            chunks.filter(|(_, chunk)| matches!(chunk, Chunk::Present(_))).map(|(&place, _)| place).collect();
+        present.into_iter().for_each(|place| self.remove(place));
+    }
+
     /// The reader that wanted these chunks ahead has gone elsewhere.
     pub(crate) fn abandon(&mut self, number: u64, chunks: Range<u64>) {
         self.spend(number, chunks);

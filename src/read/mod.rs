@@ -17,6 +17,7 @@ mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod whole;
 mod window;
 
 use std::fmt;
@@ -123,9 +124,15 @@ impl Reader {
         ReadStream::new(self.shared.clone(), object)
     }
 
-    /// The whole object as one local file, if all of it is cached and checked. Makes no request.
+    /// The whole object as one local file, if all of it is cached, checked and compared with the store. Waits for no
+    /// request; when only the comparison is missing, it is made in the background, for the next time.
     pub fn whole(&self, object: &ObjectId) -> Option<WholeFile> {
-        self.shared.cache.as_ref()?.object(object).whole()
+        let cached = self.shared.cache.as_ref()?.object(object);
+        let file = cached.whole();
+        if file.is_none() {
+            whole::judge_behind(&self.shared, object, &cached);
+        }
+        file
     }
 }
 

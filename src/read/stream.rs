@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use crate::cache::Resident;
 use crate::observe::{Counter, task};
 use crate::read::budget::{Slot, Urgency};
 use crate::read::fetch::{self, Source};
@@ -142,7 +143,8 @@ impl ReadStream {
                     true
                 }
                 Here::OnDisk(range) => {
-                    self.source.cached.as_ref().is_some_and(|cached| cached.read(range, out))
+                    let cached = self.source.cached.as_ref();
+                    cached.is_some_and(|cached| cached.read_resident(range, out) == Resident::Yes)
                 }
             };
             if !served {
