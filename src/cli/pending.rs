@@ -109,6 +109,7 @@ fn line(session: &SessionStatus) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::fs::{KernelStatus, PassthroughStatus};
     use crate::observe::Metrics;
     use crate::types::{Key, SessionId, UnixTime};
 
@@ -127,7 +128,8 @@ pub mod tests {
 
     /// The inside of a mount with these sessions.
     pub fn inside(sessions: Vec<SessionStatus>) -> Status {
-        Status { sessions, metrics: Metrics::default().snapshot() }
+        let kernel = KernelStatus { passthrough: PassthroughStatus::On, read_ahead_kib: Some(1024) };
+        Status { sessions, metrics: Metrics::default().snapshot(), kernel }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::cli::output::{self, age, count, percent, printable, rate};
 use crate::cli::pending::{Totals, phase_word};
 use crate::config::Surroundings;
 use crate::control::{Answer, Client, ClientError, Command, MountStatus, PhaseView};
-use crate::fs::CommitMode;
+use crate::fs::{CommitMode, KernelStatus, PassthroughStatus};
 use crate::mount::{self, MountpointError};
 use crate::observe::{Counter, Gauge, MetricsSnapshot};
 use crate::types::{ByteSize, UnixTime};
@@ -174,6 +174,7 @@ fn describe(status: &MountStatus, now: UnixTime) -> String {
         ByteSize(number(Counter::SentBytes.name())),
         rate(status.rates.sent),
     ));
+    lines.push(format!("  kernel     {}", kernel(&status.inside.kernel)));
     lines.push(format!("  trouble    {}", trouble(&status.inside.metrics)));
     lines.join("\n")
 }
@@ -213,6 +214,18 @@ fn uploads(status: &MountStatus, now: UnixTime) -> Vec<String> {
         lines.push(format!("    and {hidden} more, see 'tetherfs uploads list'"));
     }
     lines
+}
+
+/// What the kernel does for the mount.
+fn kernel(status: &KernelStatus) -> String {
+    let passthrough = match &status.passthrough {
+        PassthroughStatus::On => "passthrough on".to_owned(),
+        PassthroughStatus::Off { reason } => format!("passthrough off ({})", printable(reason)),
+    };
+    match status.read_ahead_kib {
+        Some(kib) => format!("{passthrough}, reads {} ahead", ByteSize(u64::from(kib) << 10)),
+        None => passthrough,
+    }
 }
 
 fn commit_word(commit: CommitMode) -> &'static str {
@@ -282,6 +295,7 @@ mod tests {
              cache      0 B of 1 GiB, not used yet\n  \
              staging    0 B of 2 GiB\n  \
              traffic    0 B received (0 B/s), 0 B sent (2 MiB/s)\n  \
+             kernel     passthrough on, reads 1 MiB ahead\n  \
              trouble    none"
         );
     }
@@ -296,6 +310,9 @@ mod tests {
             session(3, SessionPhase::Interrupted, 5, 0),
         ]);
         status.inside.metrics.0.insert("store_errors".to_owned(), 2);
+        let reason = "no\u{7} root".to_owned();
+        status.inside.kernel =
+            KernelStatus { passthrough: PassthroughStatus::Off { reason }, read_ahead_kib: None };
         status.inside.metrics.0.insert("cache_hits".to_owned(), 3);
         status.inside.metrics.0.insert("cache_misses".to_owned(), 1);
         let text = describe(&status, UnixTime::from_secs(1065));
@@ -305,6 +322,7 @@ mod tests {
             "dir/1.bin  sending, 33 % of 300 B, for 1m 5s",
             "dir/2.bin  stuck, 0 % of 100 B, for 1m 5s\n      denied",
             "75 % of reads from it",
+            "kernel     passthrough off (no",
             "trouble    2 failed requests",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -57,7 +57,11 @@ pub fn check(
         read,
         write,
         namespace: namespace_options(settings, surroundings)?,
-        fs: fs::Options { commit: choice::<CommitMode>(settings, Setting::Commit)?, read_only },
+        fs: fs::Options {
+            commit: choice::<CommitMode>(settings, Setting::Commit)?,
+            read_only,
+            passthrough: settings.switch(Setting::Passthrough)?.unwrap_or(true),
+        },
         fuse: fuse::Options {
             mountpoint: mountpoint.clone(),
             source: url,

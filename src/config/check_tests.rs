@@ -45,7 +45,7 @@ fn defaults_make_a_configuration() {
     assert_eq!((config.read.requests_max, config.write.requests_max), (8, 8));
     assert_eq!(config.write.directory, config.state_directory);
     assert_eq!(config.write.close_timeout, Duration::from_secs(300));
-    assert_eq!(config.fs, fs::Options { commit: CommitMode::Close, read_only: false });
+    assert_eq!(config.fs, fs::Options { commit: CommitMode::Close, read_only: false, passthrough: true });
     assert_eq!((config.namespace.file_mode, config.namespace.directory_mode), (0o644, 0o755));
     assert_eq!((config.namespace.uid, config.namespace.gid), (1000, 100));
     assert_eq!(config.namespace.ttl, Duration::from_secs(1));
@@ -67,6 +67,7 @@ fn values_arrive_where_they_are_meant() {
         ("umask", "077"),
         ("uid", "7"),
         ("read-only", ""),
+        ("passthrough", "false"),
         ("state-dir", "here"),
         ("metadata-ttl", "0"),
         ("chunk-size", "16MiB"),
@@ -79,7 +80,10 @@ fn values_arrive_where_they_are_meant() {
     assert_eq!(config.read.prefetch_bytes, ByteSize::mib(16));
     assert_eq!(config.read.request_bytes, ByteSize::mib(16), "the default grows with the chunk");
     assert_eq!(config.write.on_conflict, OnConflict::Overwrite);
-    assert_eq!(config.fs, fs::Options { commit: CommitMode::Background, read_only: true });
+    assert_eq!(
+        config.fs,
+        fs::Options { commit: CommitMode::Background, read_only: true, passthrough: false }
+    );
     assert!(config.fuse.read_only);
     assert_eq!((config.namespace.file_mode, config.namespace.uid), (0o600, 7));
     assert_eq!(config.state_directory, Path::new("/work/here"));

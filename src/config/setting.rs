@@ -125,6 +125,8 @@ settings! {
     Uid = "uid", Access, Text("ID"), None, "Owner of files that carry none; the mounting user when not given";
     Gid = "gid", Access, Text("ID"), None, "Group of files that carry none; the mounting user's when not given";
     Umask = "umask", Access, Text("OCTAL"), Some("022"), "Permission bits taken from files that carry none";
+    Passthrough = "passthrough", Tuning, Switch, Some("true"),
+        "Let the kernel read completely cached files by itself, where it can and this is root; =false: never";
     Memory = "memory", Tuning, Text("SIZE"), Some("512MiB"), "Most memory for data being read and written";
     Prefetch = "prefetch", Tuning, Text("SIZE"), None,
         "Farthest that a sequential read is fetched ahead; a quarter of --memory, at most 128MiB, when not given";

@@ -5,8 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use crate::fs::error::{Error, Result};
 use crate::fs::file::FileState;
-use crate::fs::{Attr, FileKind, FileSystem};
-use crate::types::{Attributes, ETag, Ino, UnixTime};
+use crate::fs::{Attr, FileKind, FileSystem, OpenMode};
+use crate::types::{Attributes, ETag, Fh, Ino, UnixTime};
 
 /// What a `setattr` wants changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct AttrChanges {
     pub size: Option<u64>,
     /// Time of the last change of content.
     pub mtime: Option<MtimeChange>,
+    /// The handle through which the length is changed (`ftruncate`), if it is.
+    pub handle: Option<Fh>,
 }
 
 /// Which time is wanted.
@@ -82,10 +84,13 @@ impl FileSystem {
     async fn set_file_attr(&self, state: &Arc<FileState>, known: &Attr, changes: AttrChanges) -> Result<()> {
         let is_open = {
             let _gate = state.gate.lock().await;
-            if state.local().is_none() {
-                let object =
-                    self.namespace.object(state.ino, Instant::now()).await?.ok_or(Error::NotFound)?;
-                state.content().set_remote(object.into());
+            if changes.size.is_some() {
+                self.stand_aside(state, OpenMode::Write)?;
+            }
+            match self.settle_version(state, OpenMode::Write).await {
+                // Whoever has it open for writing goes on with it, whatever has become of its name.
+                Err(Error::Superseded) if self.can_write(changes.handle) => {}
+                settled => settled?,
             }
             if let Some(size) = changes.size {
                 self.truncate(state, size)?;
@@ -112,10 +117,15 @@ impl FileSystem {
             content.remote().cloned().ok_or(Error::BadHandle)?
         };
         let attributes = Attributes { content_type: object.content_type, ..attributes };
-        let object = self.writer.replace_attributes(&object.id, attributes).await?;
-        self.namespace.committed(state.ino, &object, Instant::now());
-        state.content().set_remote(object.into());
+        let replaced = self.writer.replace_attributes(&object.id, attributes).await?;
+        self.namespace.committed(state.ino, &replaced, Instant::now());
+        self.pages.renamed(state.ino, &object.id, &replaced.id);
+        state.content().set_remote(replaced.into());
         Ok(())
+    }
+
+    fn can_write(&self, handle: Option<Fh>) -> bool {
+        handle.is_some_and(|fh| self.handles.file(fh).is_ok_and(|handle| handle.is_writable))
     }
 
     /// The version a key is expected to have when it is replaced or removed; `None` when nothing is there.

@@ -6,14 +6,18 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::fs::FileSystem;
-use crate::fs::file::FileState;
-use crate::types::{Ino, Key, ObjectMeta};
+use crate::fs::file::{FileState, Name};
+use crate::types::{Key, ObjectMeta, SessionId};
 use crate::write::Event;
 
 impl FileSystem {
     pub(crate) async fn follow(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
             match event {
+                Event::Committed { session, object, .. } if self.files.stray(session).is_some() => {
+                    self.files.forget_stray(session);
+                    self.namespace.expire_key(&object.id.key);
+                }
                 Event::Committed { object, is_current, .. } => {
                     if let Some(state) = self.files.by_key(&object.id.key) {
                         if is_current {
@@ -23,7 +27,9 @@ impl FileSystem {
                         }
                     }
                 }
-                Event::Conflicted { key, kept_as, .. } => self.conflicted(&key, kept_as.as_ref()),
+                Event::Conflicted { session, key, kept_as } => {
+                    self.conflicted(session, &key, kept_as.as_ref());
+                }
                 Event::Stuck { key, reason, .. } => log::error!("Upload of {key} is stuck: {reason}"),
             }
         }
@@ -36,27 +42,37 @@ impl FileSystem {
         if let Some(shown) = shown {
             // The metadata of a large object was sent before its last bytes were written. What programs have seen stays.
             let object = ObjectMeta { attributes: Some(shown), ..object.clone() };
-            self.namespace.committed(state.ino, &object, Instant::now());
-            self.let_go(state.ino);
+            match self.name_of(state) {
+                Name::Kept => self.namespace.committed(state.ino, &object, Instant::now()),
+                Name::Lost if state.content().is_removed => {}
+                // Another inode has the name, and what it knows of the bucket is no longer so.
+                Name::Lost => self.namespace.expire_key(&object.id.key),
+            }
+            self.note_pages(state);
+            self.let_go(state);
         }
     }
 
     /// Forgets a file that nobody has open and that has nothing to upload.
-    pub(crate) fn let_go(&self, ino: Ino) {
-        self.files.retire(ino);
+    pub(crate) fn let_go(&self, state: &FileState) {
+        self.files.retire(state.ino, self.name_of(state));
     }
 
-    /// The name has no local changes any more: it shows what the bucket has. Handles that are open keep what they have.
+    /// The name has no local changes any more: it shows what the bucket has. Handles that are open keep what they have,
+    /// on an inode without a name.
     pub(crate) fn give_up_local(&self, state: &FileState, key: &Key) {
         self.files.unwatch_key(key, state.ino);
-        self.let_go(state.ino);
         self.namespace.give_up_local(state.ino);
+        if let Err(why) = self.namespace.renew(state.ino) {
+            log::debug!("Inode {} has no name to give away: {why}", state.ino);
+        }
+        self.let_go(state);
         if let Some(invalidator) = self.invalidator.get() {
             invalidator.attributes_changed(state.ino);
         }
     }
 
-    fn conflicted(&self, key: &Key, kept_as: Option<&ObjectMeta>) {
+    fn conflicted(&self, session: SessionId, key: &Key, kept_as: Option<&ObjectMeta>) {
         match kept_as {
             Some(copy) => {
                 log::warn!("{key} was changed by another writer; our version is now {}", copy.id.key)
@@ -65,8 +81,15 @@ impl FileSystem {
                 "{key} was changed by another writer; our version is kept in staging, see `tetherfs uploads`"
             ),
         }
-        if let Some(state) = self.files.by_key(key) {
-            self.give_up_local(&state, key);
+        match self.files.stray(session) {
+            // One that is staged can still be discarded.
+            Some(_) if kept_as.is_some() => self.files.forget_stray(session),
+            Some(_) => {}
+            None => {
+                if let Some(state) = self.files.by_key(key) {
+                    self.give_up_local(&state, key);
+                }
+            }
         }
     }
 }

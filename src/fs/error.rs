@@ -33,6 +33,10 @@ pub enum Error {
     /// The version of an object that a handle reads is gone, or another writer's version is in the way.
     #[error("stale: {0}")]
     Stale(String),
+    /// The inode is not the one that its name leads to: looking the name up again leads to the right one, which is what
+    /// the kernel does by itself where a path was given.
+    #[error("the name leads to another inode by now")]
+    Superseded,
     /// A handle that is not open, or not open for this.
     #[error("bad file handle")]
     BadHandle,
@@ -84,7 +88,7 @@ impl Error {
             Error::NotEmpty => libc::ENOTEMPTY,
             Error::NameTooLong => libc::ENAMETOOLONG,
             Error::BadName => libc::EILSEQ,
-            Error::Stale(_) => libc::ESTALE,
+            Error::Stale(_) | Error::Superseded => libc::ESTALE,
             Error::BadHandle => libc::EBADF,
             Error::Invalid => libc::EINVAL,
             Error::ReadOnly => libc::EROFS,
@@ -116,6 +120,7 @@ impl Error {
             | Error::NotEmpty
             | Error::NameTooLong
             | Error::BadName
+            | Error::Superseded
             | Error::BadHandle
             | Error::Invalid
             | Error::ReadOnly
@@ -155,7 +160,7 @@ impl From<namespace::Error> for Error {
             namespace::Error::NotEmpty => Error::NotEmpty,
             namespace::Error::NameTooLong => Error::NameTooLong,
             namespace::Error::BadName => Error::BadName,
-            namespace::Error::Stale => Error::Stale("the inode is not known any more".to_owned()),
+            namespace::Error::Stale => Error::Superseded,
             namespace::Error::Store(error) => error.into(),
         }
     }

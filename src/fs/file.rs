@@ -1,11 +1,21 @@
 //! One file that is open or has local changes: which content it has right now.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::fs::kernel::Mode;
+use crate::namespace::Pin;
 use crate::read::ReadStream;
-use crate::types::{Attributes, Ino, Key, ObjectId, ObjectMeta, UnixTime};
+use crate::types::{Attributes, Ino, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::WriteFile;
+
+/// How long an inode made for a program that could not open the old one is kept for it. It is about to open it; a reader
+/// that comes first must not make it unfit again.
+const RESERVED_FOR: Duration = Duration::from_secs(1);
+
+/// Most uploads remembered that are not about the file that has their name. There is one for each conflict, for a moment.
+const STRAYS_MAX: usize = 1024;
 
 /// One file that is open or has local changes.
 #[derive(Debug)]
@@ -24,6 +34,27 @@ pub(crate) struct Content {
     pub(crate) source: Source,
     /// The name is gone: nothing of this file goes to the bucket any more.
     pub(crate) is_removed: bool,
+    /// How the kernel has it open.
+    pub(crate) kernel: Mode,
+    /// A handle has been opened through the kernel's page cache and closed: since then all its pages are of this content.
+    pub(crate) are_pages_ours: bool,
+    /// When somebody was last sent to look the name up again, because it leads to another inode.
+    pub(crate) refused_at: Option<Instant>,
+    /// INVARIANT: there while a handle is open. News of the store do not change what the inode is.
+    pub(crate) pin: Option<Pin>,
+}
+
+/// What an open has to ask about a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// Which version it is.
+    Unknown,
+    /// Whether the version that the handles read is still under the name.
+    Remote,
+    /// Whether what we have put under the name is still there.
+    Committed,
+    /// Nothing: its changes are here.
+    Changed,
 }
 
 /// Where the bytes come from.
@@ -104,7 +135,15 @@ impl LocalFile {
 
 impl FileState {
     fn new(ino: Ino, source: Source) -> FileState {
-        let content = Content { epoch: 0, source, is_removed: false };
+        let content = Content {
+            epoch: 0,
+            source,
+            is_removed: false,
+            kernel: Mode::default(),
+            are_pages_ours: false,
+            refused_at: None,
+            pin: None,
+        };
         FileState { ino, gate: tokio::sync::Mutex::new(()), content: Mutex::new(content) }
     }
 
@@ -134,12 +173,40 @@ impl Content {
         }
     }
 
-    /// The file is this object now. Handles that read look again.
+    /// What is known of it, and by whom.
+    pub(crate) fn standing(&self) -> Standing {
+        match &self.source {
+            Source::Unknown => Standing::Unknown,
+            Source::Remote(_) => Standing::Remote,
+            Source::Local(local) if local.is_clean() => Standing::Committed,
+            Source::Local(_) => Standing::Changed,
+        }
+    }
+
+    /// The version in the bucket that this content is, byte for byte, if it is one for sure.
+    pub(crate) fn version(&self) -> Option<ObjectId> {
+        match &self.source {
+            Source::Unknown => None,
+            Source::Remote(object) => Some(object.id.clone()),
+            Source::Local(local) if local.is_clean() => local.file.last_commit().map(|object| object.id),
+            Source::Local(_) => None,
+        }
+    }
+
+    /// The file is this object now: the first that is known of it, or the same bytes under another name or with other
+    /// attributes. Handles that read look again.
     pub(crate) fn set_remote(&mut self, object: RemoteFile) {
         let same_bytes = self.remote().is_some_and(|now| now.id == object.id);
         self.source = Source::Remote(object);
         if !same_bytes {
             self.epoch += 1;
+        }
+    }
+
+    /// Takes in what else is known of the object that the file is.
+    pub(crate) fn learn(&mut self, object: ObjectMeta) {
+        if self.remote().is_some_and(|now| now.id == object.id) {
+            self.source = Source::Remote(object.into());
         }
     }
 
@@ -153,6 +220,8 @@ impl Content {
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     table: Mutex<Table>,
+    /// Uploads of files that have lost their name to another inode, which their news are not about. Locked alone.
+    strays: Mutex<BTreeMap<SessionId, Ino>>,
 }
 
 #[derive(Debug, Default)]
@@ -160,6 +229,8 @@ struct Table {
     by_ino: HashMap<Ino, Slot>,
     /// Where the news about an upload goes.
     local_by_key: HashMap<Key, Ino>,
+    /// Inodes that a writer is about to open, and since when.
+    reserved: HashMap<Ino, Instant>,
 }
 
 #[derive(Debug)]
@@ -175,6 +246,15 @@ pub(crate) enum Closed {
     StillOpen,
     /// It was the last.
     Last,
+}
+
+/// Whether an inode has a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Name {
+    /// It has.
+    Kept,
+    /// Another inode has it, or nobody.
+    Lost,
 }
 
 impl Files {
@@ -231,8 +311,39 @@ impl Files {
         self.lock().by_ino.get(&ino).is_some_and(|slot| slot.opens > 1)
     }
 
-    /// Lets go of a file that nobody has open and that has nothing to upload.
-    pub(crate) fn retire(&self, ino: Ino) {
+    /// Keeps an inode from being passed through for a moment, so that a writer can open it.
+    pub(crate) fn reserve(&self, ino: Ino, now: Instant) {
+        let mut table = self.lock();
+        table.reserved.retain(|_, since| now.duration_since(*since) < RESERVED_FOR);
+        table.reserved.insert(ino, now);
+    }
+
+    /// Whether a writer is about to open the inode.
+    pub(crate) fn is_reserved(&self, ino: Ino, now: Instant) -> bool {
+        self.lock().reserved.get(&ino).is_some_and(|since| now.duration_since(*since) < RESERVED_FOR)
+    }
+
+    /// News of this upload are not about the file that has its name.
+    pub(crate) fn note_stray(&self, session: SessionId, ino: Ino) {
+        let mut strays = self.strays();
+        strays.insert(session, ino);
+        if strays.len() > STRAYS_MAX {
+            strays.pop_first();
+        }
+    }
+
+    /// The file whose upload this is, if it is not the one that has its name.
+    pub(crate) fn stray(&self, session: SessionId) -> Option<Ino> {
+        self.strays().get(&session).copied()
+    }
+
+    /// No more news of this upload will come.
+    pub(crate) fn forget_stray(&self, session: SessionId) {
+        self.strays().remove(&session);
+    }
+
+    /// Lets go of a file that nobody has open and that has nothing to upload, or nothing to show of it.
+    pub(crate) fn retire(&self, ino: Ino, name: Name) {
         let mut table = self.lock();
         let Some(slot) = table.by_ino.get(&ino).filter(|slot| slot.opens == 0) else {
             return;
@@ -241,7 +352,7 @@ impl Files {
             let mut content = slot.state.content();
             let is_removed = content.is_removed;
             match content.local() {
-                Some(local) if !local.is_clean() && !is_removed => return,
+                Some(local) if !local.is_clean() && !is_removed && name == Name::Kept => return,
                 Some(local) => Some(local.file.key()),
                 None => None,
             }
@@ -254,6 +365,10 @@ impl Files {
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strays(&self) -> MutexGuard<'_, BTreeMap<SessionId, Ino>> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::fs::FileSystem;
 use crate::fs::error::{Error, Result};
-use crate::fs::file::{FileState, Source};
+use crate::fs::file::{FileState, Name, Source};
 use crate::fs::handles::FileHandle;
 use crate::fs::open::Below;
 use crate::read::ReadStream;
@@ -55,7 +55,10 @@ impl FileSystem {
             if let Some(file) = state.local() {
                 self.namespace.set_local(state.ino, file.size(), &file.attributes());
             }
-            self.files.watch_key(key, state.ino);
+            match self.name_of(state) {
+                Name::Kept => self.files.watch_key(key, state.ino),
+                Name::Lost => {}
+            }
         }
     }
 

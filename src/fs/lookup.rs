@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::fs::error::Result;
+use crate::fs::file::Standing;
 use crate::fs::{Attr, FileSystem};
 use crate::types::Ino;
 
@@ -22,13 +23,16 @@ impl FileSystem {
 
     /// The kernel gives back `count` of its lookups. Never waits.
     pub fn forget(&self, ino: Ino, count: u64) {
+        self.pages.forget(ino);
         self.namespace.forget(ino, count);
     }
 
     pub(crate) async fn attr_of(&self, ino: Ino) -> Result<Attr> {
-        let attr = match self.files.get(ino).and_then(|state| state.local()) {
-            Some(_) => self.namespace.attr_known(ino)?,
-            None => self.namespace.attr(ino, Instant::now()).await?,
+        // A file that is open is what it was when it was opened, but for our own changes, whatever the bucket has.
+        let standing = self.files.get(ino).map_or(Standing::Unknown, |state| state.content().standing());
+        let attr = match standing {
+            Standing::Unknown => self.namespace.attr(ino, Instant::now()).await?,
+            Standing::Remote | Standing::Committed | Standing::Changed => self.namespace.attr_known(ino)?,
         };
         Ok(self.with_local(attr))
     }

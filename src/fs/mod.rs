@@ -7,13 +7,24 @@
 //! its first change and goes back to being an object when the last handle is closed and all is in the bucket, so no
 //! handle ever writes into a file that has been let go.
 //!
+//! ## One inode, one content
+//!
+//! What the kernel keeps (pages, length, a backing file) it keeps by inode. Therefore:
+//!
+//! * While an inode is open its content changes only by our own writes. When the bucket has another version, the *name*
+//!   gets a new inode; handles of the old one go on with the version they opened, or fail with ESTALE where it is gone.
+//! * While the kernel reads an inode's file by itself ([`kernel::Mode::Passthrough`]) the content does not change at all. Who
+//!   wants to write finds the name on a new inode.
+//! * Whoever comes with the old inode is told ESTALE ([`Error::Superseded`]). The kernel then looks the path up again and
+//!   repeats the call, once: open, stat, truncate, chmod and their like (`retry_estale`).
+//!
 //! ## Locks, in the order in which they may be taken
 //!
 //! 1. `FileSystem::renaming` (async): one rename or unlink at a time, for each is several requests on several names.
 //! 2. `FileState::gate` (async): exchanges a file's content as a whole. Held across awaits. Never two at once.
 //! 3. the table of `file::Files` (sync)
 //! 4. `FileState::content` (sync): which content. Held over local file calls, never across an await.
-//! 5. locks inside `namespace`, `read` and `write`, none of which calls back.
+//! 5. locks inside `namespace`, `read`, `write` and `kernel`, and the strays of `file::Files`, none of which calls back.
 //!
 //! Reads and writes take only the fourth. Nothing here waits on the network while a program writes.
 
@@ -24,6 +35,7 @@ mod error;
 mod file;
 mod handles;
 mod io;
+mod kernel;
 mod lookup;
 mod open;
 mod rename;
@@ -39,6 +51,7 @@ use tokio::sync::mpsc;
 
 use crate::fs::file::{Files, LocalFile};
 use crate::fs::handles::Handles;
+use crate::fs::kernel::{Pages, Passthrough};
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::{self, Reader};
@@ -48,9 +61,10 @@ use crate::write::{BaseError, BaseSource, Event, Recovered, WriteFile, Writer};
 pub use crate::namespace::{Attr, DirEntry, FileKind};
 pub use attr::{AttrChanges, MtimeChange, SpaceReport};
 pub use error::{Error, Result};
-pub use open::OpenMode;
+pub use kernel::{BackingToken, Backings, PassthroughStatus, Registration};
+pub use open::{Access, OpenMode, Opened};
 pub use rename::RenameMode;
-pub use status::Status;
+pub use status::{KernelStatus, Status};
 
 /// What the file system promises and to whom.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +73,8 @@ pub struct Options {
     pub commit: CommitMode,
     /// Refuse every change.
     pub read_only: bool,
+    /// Hand completely cached files to the kernel, where that can be done.
+    pub passthrough: bool,
 }
 
 /// When `close` and `fsync` return success.
@@ -76,8 +92,11 @@ pub enum CommitMode {
 
 /// Tells the kernel that what it remembers is no longer so. Calls return at once and may come from any thread.
 pub trait Invalidator: std::fmt::Debug + Send + Sync + 'static {
-    /// Attributes of an inode have changed; its pages are dropped when size or time differ.
+    /// Attributes of an inode have changed.
     fn attributes_changed(&self, ino: Ino);
+
+    /// The content of an inode has changed, and its attributes: not one page of it holds any more.
+    fn content_changed(&self, ino: Ino);
 }
 
 /// The file operations of one mount.
@@ -93,6 +112,9 @@ pub struct FileSystem {
     /// Renames and unlinks are done one after another: each is several requests on several names.
     renaming: tokio::sync::Mutex<()>,
     invalidator: OnceLock<Arc<dyn Invalidator>>,
+    passthrough: Passthrough,
+    pages: Pages,
+    read_ahead_kib: OnceLock<u32>,
 }
 
 impl FileSystem {
@@ -104,6 +126,10 @@ impl FileSystem {
         options: Options,
         metrics: Arc<Metrics>,
     ) -> Arc<FileSystem> {
+        let passthrough = Passthrough::default();
+        if !options.passthrough {
+            passthrough.switch_off("--passthrough=false");
+        }
         Arc::new(FileSystem {
             namespace,
             reader,
@@ -114,6 +140,9 @@ impl FileSystem {
             files: Files::default(),
             renaming: tokio::sync::Mutex::new(()),
             invalidator: OnceLock::new(),
+            passthrough,
+            pages: Pages::default(),
+            read_ahead_kib: OnceLock::new(),
         })
     }
 
@@ -138,6 +167,22 @@ impl FileSystem {
         let _ = self.invalidator.set(invalidator);
     }
 
+    /// Whether to prepare for handing files to the kernel.
+    pub fn wants_passthrough(&self) -> bool {
+        self.passthrough.is_on()
+    }
+
+    /// Files cannot be handed to the kernel, for this reason, as long as this mount lives.
+    pub fn give_up_passthrough(&self, reason: &str) {
+        self.passthrough.switch_off(reason);
+    }
+
+    /// How far the kernel reads ahead, for `status`. Set once, when the mount is up.
+    pub fn note_read_ahead(&self, kib: u32) {
+        // As with the invalidator.
+        let _ = self.read_ahead_kib.set(kib);
+    }
+
     /// The counters of this mount.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -150,7 +195,11 @@ impl FileSystem {
 
     /// What is going on.
     pub fn status(&self) -> Status {
-        Status { sessions: self.writer.sessions(), metrics: self.metrics.snapshot() }
+        let kernel = KernelStatus {
+            passthrough: self.passthrough.status(),
+            read_ahead_kib: self.read_ahead_kib.get().copied(),
+        };
+        Status { sessions: self.writer.sessions(), metrics: self.metrics.snapshot(), kernel }
     }
 
     /// Waits until everything acknowledged is in the bucket, or nothing of it can go on.
@@ -169,10 +218,23 @@ impl FileSystem {
     pub async fn discard(&self, session: SessionId) -> Result<()> {
         let key = self.writer.sessions().into_iter().find(|s| s.session == session).map(|s| s.key);
         self.writer.discard(session).await?;
-        if let Some(key) = key
-            && let Some(state) = self.files.by_key(&key)
-        {
-            self.give_up_local(&state, &key);
+        let state = match (self.files.stray(session), key) {
+            (Some(ino), _) => {
+                self.files.forget_stray(session);
+                self.files.get(ino)
+            }
+            (None, Some(key)) => {
+                let state = self.files.by_key(&key);
+                state.inspect(|state| self.give_up_local(state, &key))
+            }
+            (None, None) => None,
+        };
+        if let Some(state) = state {
+            // Handles that are open go on with what the file was before.
+            self.pages.forget(state.ino);
+            if let Some(invalidator) = self.invalidator.get() {
+                invalidator.content_changed(state.ino);
+            }
         }
         Ok(())
     }

@@ -1,12 +1,15 @@
 //! open, create, flush, fsync, release.
 
+mod version;
+
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use crate::fs::error::{Error, Result};
-use crate::fs::file::{Closed, FileState, LocalFile, RemoteFile, Source};
+use crate::fs::file::{Closed, FileState, LocalFile, Name, Source};
 use crate::fs::handles::FileHandle;
+use crate::fs::kernel::{BackingToken, Backings, Closing};
 use crate::fs::{Attr, CommitMode, FileSystem};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
 use crate::write::{self, Precondition, WriteFile};
@@ -16,6 +19,8 @@ use crate::write::{self, Precondition, WriteFile};
 pub enum OpenMode {
     /// For reading.
     Read,
+    /// For reading past the kernel's page cache (`O_DIRECT`), in pieces that a local disk might not take.
+    ReadDirect,
     /// For writing, perhaps for reading too.
     Write,
     /// For writing, emptied first.
@@ -25,23 +30,49 @@ pub enum OpenMode {
 impl OpenMode {
     pub(crate) fn is_writable(self) -> bool {
         match self {
-            OpenMode::Read => false,
+            OpenMode::Read | OpenMode::ReadDirect => false,
             OpenMode::Write | OpenMode::Truncate => true,
         }
     }
 }
 
+/// A file that was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Its handle.
+    pub fh: Fh,
+    /// How the kernel is to read it.
+    pub access: Access,
+}
+
+/// How the kernel is to read an open file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It asks us; the pages it has may be of another version and must go.
+    Fresh,
+    /// It asks us for what it does not have; the pages it has are of this version.
+    Kept,
+    /// It reads the file that was registered under this name.
+    Passthrough(BackingToken),
+}
+
 impl FileSystem {
-    /// Opens a file.
-    pub async fn open(self: Arc<Self>, ino: Ino, mode: OpenMode) -> Result<Fh> {
+    /// Opens a file. `backings` is the kernel's door for files that it is to read by itself.
+    pub async fn open(
+        self: Arc<Self>,
+        ino: Ino,
+        mode: OpenMode,
+        backings: Arc<dyn Backings>,
+    ) -> Result<Opened> {
         if mode.is_writable() && self.options.read_only {
             return Err(Error::ReadOnly);
         }
         let state = self.files.open(ino);
-        match self.prepare_open(&state, mode).await {
-            Ok(()) => {
+        match self.prepare_open(&state, mode, &*backings).await {
+            Ok(access) => {
                 let is_writable = mode.is_writable();
-                Ok(self.handles.add_file(FileHandle { state, is_writable, stream: Mutex::default() }))
+                let fh = self.handles.add_file(FileHandle { state, is_writable, stream: Mutex::default() });
+                Ok(Opened { fh, access })
             }
             Err(error) => {
                 self.close_state(&state);
@@ -73,8 +104,14 @@ impl FileSystem {
                 return Err(error.into());
             }
         };
+        let pin = self.namespace.pin(attr.ino)?;
         let state = self.files.open(attr.ino);
-        state.content().set_local(LocalFile { is_untouched: true, ..LocalFile::new(file) });
+        {
+            let mut content = state.content();
+            content.set_local(LocalFile { is_untouched: true, ..LocalFile::new(file) });
+            content.pin = Some(pin);
+            content.kernel.open_cached();
+        }
         self.files.watch_key(key, attr.ino);
         let fh = self.handles.add_file(FileHandle { state, is_writable: true, stream: Mutex::default() });
         Ok((self.with_local(attr), fh))
@@ -105,8 +142,17 @@ impl FileSystem {
 
     /// The last reference to a handle is gone. Nobody waits for this, so it cannot be where an error is told first.
     pub fn release(&self, fh: Fh) {
-        if let Some(handle) = self.handles.remove_file(fh) {
+        if let Ok(handle) = self.handles.file(fh) {
+            let closing = handle.state.content().kernel.close();
+            match closing {
+                Closing::Cached => handle.state.content().are_pages_ours = true,
+                Closing::Passthrough(backing) => drop(backing),
+                Closing::Nothing => log::error!("Handle {fh:?} was closed and had not been opened"),
+            }
+            self.note_pages(&handle.state);
             self.close_state(&handle.state);
+            // Last, so that who sees no handle open sees all of what a close does.
+            self.handles.remove_file(fh);
         }
     }
 
@@ -123,6 +169,7 @@ impl FileSystem {
 
     /// Brings the file into the bucket, and the tree up to date with it.
     pub(crate) async fn commit(&self, state: &FileState, file: &Arc<WriteFile>) -> Result<()> {
+        let session = file.session();
         match file.commit().await {
             Ok(object) => {
                 self.committed(state, &object);
@@ -130,6 +177,8 @@ impl FileSystem {
             }
             Err(error) => {
                 if let write::Error::Conflict { key, .. } = &error {
+                    // Further news of it would be taken for news of the file that has the name from now on.
+                    self.files.note_stray(session, state.ino);
                     self.give_up_local(state, key);
                 }
                 Err(error.into())
@@ -153,34 +202,33 @@ impl FileSystem {
         }
         local.is_untouched = false;
         local.settle();
-        Some(local.file.clone())
+        let file = local.file.clone();
+        self.note_if_stray(state, &file);
+        Some(file)
     }
 
-    async fn prepare_open(&self, state: &Arc<FileState>, mode: OpenMode) -> Result<()> {
+    /// Before a content is sealed: if another file has the name by now, its news are not that one's.
+    fn note_if_stray(&self, state: &FileState, file: &WriteFile) {
+        match self.name_of(state) {
+            Name::Kept => {}
+            Name::Lost => self.files.note_stray(file.session(), state.ino),
+        }
+    }
+
+    async fn prepare_open(
+        &self,
+        state: &Arc<FileState>,
+        mode: OpenMode,
+        backings: &dyn Backings,
+    ) -> Result<Access> {
         let _gate = state.gate.lock().await;
-        if state.local().is_none() {
-            self.look_at_object(state, mode).await?;
-        }
+        self.stand_aside(state, mode)?;
+        self.settle_version(state, mode).await?;
         match mode {
-            OpenMode::Read | OpenMode::Write => Ok(()),
-            OpenMode::Truncate => self.truncate(state, 0),
+            OpenMode::Read | OpenMode::ReadDirect | OpenMode::Write => {}
+            OpenMode::Truncate => self.truncate(state, 0)?,
         }
-    }
-
-    /// Finds out which object the file is. Reading needs no more than its version, which a listing tells too.
-    async fn look_at_object(&self, state: &FileState, mode: OpenMode) -> Result<()> {
-        let now = Instant::now();
-        if mode.is_writable() {
-            let object = self.namespace.object(state.ino, now).await?.ok_or(Error::NotFound)?;
-            state.content().set_remote(object.into());
-        } else {
-            let id = self.namespace.version(state.ino, now).await?.ok_or(Error::NotFound)?;
-            let mut content = state.content();
-            if content.remote().is_none_or(|known| known.id != id) {
-                content.set_remote(RemoteFile { id, content_type: None });
-            }
-        }
-        Ok(())
+        Ok(self.enter_kernel(state, mode, backings))
     }
 
     /// One handle of the file less; after the last one, what is changed goes on its way without anybody waiting.
@@ -204,6 +252,7 @@ impl FileSystem {
                 local.is_untouched = false;
                 if !is_removed {
                     local.settle();
+                    self.note_if_stray(state, &local.file);
                 }
                 local.file.clone()
             })
@@ -218,7 +267,7 @@ impl FileSystem {
                 self.committed(state, &object);
             }
         }
-        self.let_go(state.ino);
+        self.let_go(state);
     }
 
     /// Makes the file local, if it is not yet: no request, no waiting.

@@ -76,7 +76,28 @@ impl FileSystem {
         }
         let key = self.namespace.child_key(to.parent, &to.name)?;
         self.namespace.keep_directory(from.parent, &from.name, Instant::now()).await?;
-        let moved = self.move_content(source.ino, target.map(|attr| attr.ino), key).await?;
+        let state = self.files.open(source.ino);
+        let target = target.map(|target| self.files.open(target.ino));
+        let result = {
+            // Until the tree knows, nobody may open the file, or it would be taken for the object under the old key.
+            let _gate = state.gate.lock().await;
+            self.rename_held(&from, &to, (&state, target.as_deref()), key).await
+        };
+        if let Some(target) = &target {
+            self.close_state(target);
+        }
+        self.close_state(&state);
+        result
+    }
+
+    async fn rename_held(
+        &self,
+        from: &Place,
+        to: &Place,
+        (source, target): (&FileState, Option<&FileState>),
+        key: Key,
+    ) -> Result<()> {
+        let moved = self.move_onto(source, target, key).await?;
         self.namespace.rename(from.parent, &from.name, to.parent, &to.name, Instant::now())?;
         if let Some(object) = moved {
             self.namespace.committed(source.ino, &object, Instant::now());
@@ -96,22 +117,8 @@ impl FileSystem {
         }
     }
 
-    /// Brings the content of `source` under `key`: the object it is there, or `None` while it is still on its way.
-    async fn move_content(&self, source: Ino, target: Option<Ino>, key: Key) -> Result<Option<ObjectMeta>> {
-        let state = self.files.open(source);
-        let target = target.map(|target| self.files.open(target));
-        let result = {
-            let _gate = state.gate.lock().await;
-            self.move_onto(&state, target.as_deref(), key).await
-        };
-        if let Some(target) = &target {
-            self.close_state(target);
-        }
-        self.close_state(&state);
-        result
-    }
-
-    /// What is on its way under a name that is replaced is kept back, and given up once it is replaced.
+    /// Brings the content of `state` under `key`: the object it is there, or `None` while it is still on its way. What is
+    /// on its way under a name that is replaced is kept back, and given up once it is replaced.
     async fn move_onto(
         &self,
         state: &FileState,
@@ -170,7 +177,12 @@ impl FileSystem {
             }
             (None, Some(object)) => {
                 let moved = self.writer.rename(&object.id, &key, replaces).await?;
-                state.content().set_remote(moved.clone().into());
+                self.pages.renamed(state.ino, &object.id, &moved.id);
+                let mut content = state.content();
+                if content.remote().is_some() {
+                    content.set_remote(moved.clone().into());
+                }
+                drop(content);
                 Ok(Some(moved))
             }
             (None, None) => Err(Error::NotFound),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fs::kernel::PassthroughStatus;
 use crate::observe::MetricsSnapshot;
 use crate::write::SessionStatus;
 
@@ -12,4 +13,24 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// All counters and gauges.
     pub metrics: MetricsSnapshot,
+    /// What the kernel does for this mount.
+    #[serde(default)]
+    pub kernel: KernelStatus,
+}
+
+/// What the kernel does for a mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelStatus {
+    /// Whether completely cached files are handed to the kernel.
+    pub passthrough: PassthroughStatus,
+    /// The most it reads ahead, in KiB; `None` where that cannot be found out.
+    pub read_ahead_kib: Option<u32>,
+}
+
+impl Default for KernelStatus {
+    /// What is known of a daemon that does not tell.
+    fn default() -> KernelStatus {
+        let reason = "the daemon does not tell".to_owned();
+        KernelStatus { passthrough: PassthroughStatus::Off { reason }, read_ahead_kib: None }
+    }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -12,14 +13,18 @@ use fuser::{
 };
 
 use crate::fs::{AttrChanges, DirEntry, FileKind, RenameMode};
+use crate::fuse::backing::{BackingTable, OpenDoor};
 use crate::fuse::convert::{errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode};
 use crate::fuse::reply::{Deadline, Runner};
+use crate::observe::Counter;
 use crate::types::{ByteRange, Fh, Ino};
 
 /// Largest write request; the kernel's own limit.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Readahead requests the kernel may have in flight.
 const BACKGROUND_MAX: u16 = 64;
+/// Backing files are on a file system of its own. Deeper, and no overlay could be put over this mount.
+const PASSTHROUGH_STACK_DEPTH: u32 = 1;
 /// Inode numbers are not used twice within a mount, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 /// Directory offsets 1 and 2 stand behind `.` and `..`; an entry's own offset comes above them.
@@ -29,9 +34,25 @@ const DOT_ENTRIES: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Adapter {
     pub(crate) runner: Runner,
+    pub(crate) backings: Arc<BackingTable>,
 }
 
 impl Adapter {
+    /// Asks for what handing files to the kernel needs, or says why it cannot be done.
+    fn prepare_passthrough(&self, config: &mut KernelConfig) {
+        let fs = &self.runner.fs;
+        if !fs.wants_passthrough() {
+            return;
+        }
+        if !rustix::process::geteuid().is_root() {
+            return fs.give_up_passthrough("only root may hand files to the kernel");
+        }
+        let is_offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        if !is_offered || config.set_max_stack_depth(PASSTHROUGH_STACK_DEPTH).is_err() {
+            fs.give_up_passthrough("this kernel cannot do it; Linux 6.9 and later can");
+        }
+    }
+
     fn ttl(&self) -> Duration {
         self.runner.fs.ttl()
     }
@@ -45,7 +66,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
+            // Pages go when an open says so, and not because a time has changed: our own writes change it, too.
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_MAX_PAGES,
@@ -55,6 +77,7 @@ impl Filesystem for Adapter {
                 log::debug!("The kernel does not offer {capability:?}");
             }
         }
+        self.prepare_passthrough(config);
         // An Err names the nearest value that is accepted, and leaves the default, which works too.
         let _ = config.set_max_write(WRITE_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
@@ -95,7 +118,7 @@ impl Filesystem for Adapter {
         _atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -103,7 +126,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let ttl = self.ttl();
-        let changes = AttrChanges { mode, uid, gid, size, mtime: mtime.map(mtime_change) };
+        let (mtime, handle) = (mtime.map(mtime_change), fh.map(|fh| Fh(fh.0)));
+        let changes = AttrChanges { mode, uid, gid, size, mtime, handle };
         let operation = self.runner.fs.clone().set_attr(ino(number), changes);
         self.runner.run("setattr", Deadline::Own, operation, move |result| match result {
             Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
@@ -205,11 +229,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let operation = self.runner.fs.clone().open(ino(number), open_mode(flags));
-        self.runner.run("open", Deadline::Request, operation, |result| match result {
-            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
-            Err(number) => reply.error(errno(number)),
-        });
+        let door = OpenDoor::new(reply, self.backings.clone());
+        let operation = self.runner.fs.clone().open(ino(number), open_mode(flags), door.clone());
+        self.runner.run("open", Deadline::Request, operation, move |result| door.answer(result));
     }
 
     fn create(
@@ -244,6 +266,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.runner.fs.metrics().add(Counter::FuseReads, 1);
         let operation = self.runner.fs.clone().read(Fh(fh.0), ByteRange::at(offset, u64::from(size)));
         self.runner.run("read", Deadline::Own, operation, |result| match result {
             Ok(bytes) => reply.data(&bytes),

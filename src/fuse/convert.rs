@@ -53,8 +53,10 @@ pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
 
 pub(crate) fn open_mode(flags: OpenFlags) -> OpenMode {
     match flags.acc_mode() {
+        // Linux empties a file also when it is opened for reading only, given the permission to write to it.
+        _ if flags.0 & libc::O_TRUNC != 0 => OpenMode::Truncate,
+        OpenAccMode::O_RDONLY if flags.0 & libc::O_DIRECT != 0 => OpenMode::ReadDirect,
         OpenAccMode::O_RDONLY => OpenMode::Read,
-        OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR if flags.0 & libc::O_TRUNC != 0 => OpenMode::Truncate,
         OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => OpenMode::Write,
     }
 }
@@ -84,6 +86,8 @@ mod tests {
     #[test]
     fn open_flags_become_a_mode() {
         assert_eq!(open_mode(OpenFlags(libc::O_RDONLY)), OpenMode::Read);
+        assert_eq!(open_mode(OpenFlags(libc::O_RDONLY | libc::O_DIRECT)), OpenMode::ReadDirect);
+        assert_eq!(open_mode(OpenFlags(libc::O_RDONLY | libc::O_TRUNC)), OpenMode::Truncate);
         assert_eq!(open_mode(OpenFlags(libc::O_RDWR | libc::O_APPEND)), OpenMode::Write);
         assert_eq!(open_mode(OpenFlags(libc::O_WRONLY | libc::O_TRUNC)), OpenMode::Truncate);
     }

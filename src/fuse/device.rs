@@ -46,16 +46,16 @@ pub(crate) fn unmount(mountpoint: &Path, detach: bool) -> io::Result<()> {
     Err(io::Error::new(kind, text))
 }
 
-/// Lets the kernel ask for as much at once as it may. Needs root; without it reads come in smaller pieces.
-pub(crate) fn widen_readahead(mountpoint: &Path) {
-    let Ok(stat) = rustix::fs::stat(mountpoint) else {
-        return;
-    };
+/// Lets the kernel ask for as much at once as it may. Needs root; without it reads come in smaller pieces. Returns how
+/// far it reads ahead now, in KiB, if that can be found out.
+pub(crate) fn widen_readahead(mountpoint: &Path) -> Option<u32> {
+    let stat = rustix::fs::stat(mountpoint).ok()?;
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
     let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         log::debug!("Readahead stays as it is: {setting}: {error}");
     }
+    std::fs::read_to_string(&setting).ok()?.trim().parse().ok()
 }
 
 fn mount_directly(options: &Options) -> io::Result<OwnedFd> {

@@ -1,8 +1,8 @@
 //! Telling the kernel what has changed behind its back, from a thread of its own.
 //!
 //! A notification can wait for a request that is in flight, so it must not be sent from a callback, from a thread of the
-//! runtime, or under a lock. Only attributes are invalidated: pages follow when size or time differ, and a page
-//! invalidation would wait for reads that may be waiting for us.
+//! runtime, or under a lock. One about attributes does not wait. One about pages waits for reads of them that are in
+//! flight, and those behind it with it; it is needed only where the user takes back what an open file has shown already.
 
 use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -19,33 +19,61 @@ const QUEUE_MAX: usize = 4096;
 /// The sending end.
 #[derive(Debug)]
 pub(crate) struct NotifyQueue {
-    queue: SyncSender<Ino>,
+    queue: SyncSender<Change>,
+}
+
+/// What the kernel must not believe any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    /// Attributes.
+    Attributes(Ino),
+    /// Attributes and every page.
+    Content(Ino),
+}
+
+impl Change {
+    /// The inode, and the offset from which its pages go: a negative one stands for attributes only.
+    fn reach(self) -> (Ino, i64) {
+        match self {
+            Change::Attributes(ino) => (ino, -1),
+            Change::Content(ino) => (ino, 0),
+        }
+    }
 }
 
 impl NotifyQueue {
     /// Starts the thread. It ends when the queue is dropped.
     pub(crate) fn start(notifier: Notifier) -> io::Result<NotifyQueue> {
-        let (queue, changed) = sync_channel::<Ino>(QUEUE_MAX);
+        let (queue, changed) = sync_channel::<Change>(QUEUE_MAX);
         task::thread("fuse-notify", move || {
-            for ino in changed {
-                // A negative offset means attributes only.
-                if let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
+            for change in changed {
+                let (ino, offset) = change.reach();
+                // Length 0 means up to the end.
+                if let Err(error) = notifier.inval_inode(INodeNo(ino.0), offset, 0) {
                     log::debug!("Kernel was not told that inode {ino} has changed: {error}");
                 }
             }
         })?;
         Ok(NotifyQueue { queue })
     }
+
+    fn send(&self, change: Change) {
+        match self.queue.try_send(change) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                log::debug!("Notification queue is full; {change:?} waits for its TTL or the next open")
+            }
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
 }
 
 impl Invalidator for NotifyQueue {
     fn attributes_changed(&self, ino: Ino) {
-        match self.queue.try_send(ino) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                log::debug!("Notification queue is full; inode {ino} waits for its TTL")
-            }
-            Err(TrySendError::Disconnected(_)) => {}
-        }
+        self.send(Change::Attributes(ino));
+    }
+
+    fn content_changed(&self, ino: Ino) {
+        self.send(Change::Content(ino));
     }
 }

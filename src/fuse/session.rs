@@ -38,7 +38,7 @@ impl Session {
         let mut config = Config::default();
         config.acl = acl;
         config.n_threads = Some(threads());
-        let adapter = Adapter { runner: Runner { fs: fs.clone(), runtime } };
+        let adapter = Adapter { runner: Runner { fs: fs.clone(), runtime }, backings: Arc::default() };
         let started = fuser::Session::from_fd(adapter, fd, acl, config).and_then(|session| {
             let notifier = NotifyQueue::start(session.notifier())?;
             fs.set_invalidator(Arc::new(notifier));
@@ -54,7 +54,9 @@ impl Session {
         });
         match started {
             Ok(ended) => {
-                device::widen_readahead(&options.mountpoint);
+                if let Some(kib) = device::widen_readahead(&options.mountpoint) {
+                    fs.note_read_ahead(kib);
+                }
                 Ok(Session { mountpoint: options.mountpoint.clone(), ended })
             }
             Err(error) => {

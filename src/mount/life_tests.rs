@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::fs::Status;
+use crate::fs::{KernelStatus, Status};
 use crate::observe::Metrics;
 
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -82,7 +82,8 @@ fn play(recovered: usize) -> Play {
         let waiting = life.run().await;
         let clients = waiting.len();
         for request in waiting {
-            let left = Status { sessions: Vec::new(), metrics: Metrics::default().snapshot() };
+            let metrics = Metrics::default().snapshot();
+            let left = Status { sessions: Vec::new(), metrics, kernel: KernelStatus::default() };
             answer(request, Answer::Unmounted { left });
         }
         clients

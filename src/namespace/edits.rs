@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::namespace::Error;
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Place, Residence, Seen, Under};
+use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Inode, Place, Residence, Seen, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
 use crate::types::{Attributes, ETag, Ino, ObjectId, ObjectMeta};
@@ -177,6 +177,18 @@ impl Tree {
         }
         self.expire(ino);
         Ok(())
+    }
+
+    /// Gives a file's name to a new inode, which knows what the old one knew of the store. The old one stays nameless for
+    /// those who refer to it. Errors as [`Tree::key`].
+    pub fn renew(&mut self, ino: Ino) -> Result<Ino, Error> {
+        self.key(ino)?;
+        let Inode { place, body, as_of, .. } = self.inode(ino)?.clone();
+        let Place::Under { parent, name } = place else { return Err(Error::NotFound) };
+        self.detach(ino, Place::Vanished);
+        let renewed = self.link(parent, &name, body, as_of)?;
+        self.check();
+        Ok(renewed)
     }
 
     /// Takes a name and what is under it away. `fresh` is how long its absence is believed.

@@ -246,6 +246,12 @@ impl Tree {
                 learn_under(under, asked, news.clone());
                 true
             }
+            // Whoever has it open reads the version it is; the other one is a file of its own.
+            (Body::File(Residence::Remote(seen)), News::File(meta))
+                if inode.references.is_pinned() && seen.meta.id != meta.id =>
+            {
+                false
+            }
             (Body::File(Residence::Remote(seen)), News::File(meta)) => {
                 seen.learn(Seen { meta: meta.clone(), fresh: asked.fresh });
                 true

@@ -60,7 +60,8 @@ pub enum Place {
     },
     /// Without a name since we took it away. Open handles go on with it.
     Removed,
-    /// Without a name since the store said that it is gone.
+    /// Without a name since the store said that it is gone, or since another inode has the name: the store has another
+    /// version and this one is open, or whoever has it open must not see what happens to the name.
     Vanished,
 }
 

@@ -1,19 +1,21 @@
-//! Who still refers to an inode: the kernel by its lookup count, we ourselves by holds.
+//! Who still refers to an inode: the kernel by its lookup count, we ourselves by holds and pins.
 //!
 //! The kernel counts one lookup for each entry it was given and gives them back by forget, many at once. A hold is
-//! the same for our own open handles and listings. An inode with either stays in memory.
+//! the same for our own listings. A pin is a hold for a file that is open, whose content nobody else may change. An inode
+//! with any of them stays in memory.
 
 /// The references to one inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct References {
     lookups: u64,
     holds: u64,
+    pins: u64,
 }
 
 impl References {
     /// Whether nobody refers to the inode.
     pub fn is_empty(self) -> bool {
-        self.lookups == 0 && self.holds == 0
+        self.lookups == 0 && self.holds == 0 && self.pins == 0
     }
 
     /// The kernel was given the inode.
@@ -40,6 +42,22 @@ impl References {
         debug_assert!(self.holds > 0, "an inode was released that was not held");
         self.holds = self.holds.saturating_sub(1);
     }
+
+    /// The file is open from now on.
+    pub fn pin(&mut self) {
+        self.pins += 1;
+    }
+
+    /// It is not any more, as far as one pin is concerned.
+    pub fn unpin(&mut self) {
+        debug_assert!(self.pins > 0, "an inode was unpinned that was not pinned");
+        self.pins = self.pins.saturating_sub(1);
+    }
+
+    /// Whether the file is open.
+    pub fn is_pinned(self) -> bool {
+        self.pins > 0
+    }
 }
 
 #[cfg(test)]
@@ -47,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_keep_an_inode() {
+    fn every_kind_keeps_an_inode() {
         let mut references = References::default();
         assert!(references.is_empty());
         references.count();
@@ -55,8 +73,11 @@ mod tests {
         references.hold();
         references.forget(2);
         assert!(!references.is_empty());
+        references.pin();
         references.release();
-        assert!(references.is_empty());
+        assert!(!references.is_empty() && references.is_pinned());
+        references.unpin();
+        assert!(references.is_empty() && !references.is_pinned());
         references.forget(1);
         assert!(references.is_empty());
     }

@@ -8,6 +8,8 @@
 //!   while what is known is fresh. A complete listing answers for every name in its directory, absent ones included.
 //! * Where an object and a directory have one name, the directory is shown and the object is not; such objects and
 //!   keys that are no paths are counted ([`Namespace::hidden_names`]).
+//! * An inode that is open ([`Pin`]) never becomes another version by news of the store: the name gets a new inode then,
+//!   and the old one lives on without a name. So whatever the kernel keeps of one inode is of one version.
 //! * A directory goes away only by `rmdir`: before its last key leaves the store, a marker takes its place.
 //! * Locks: a directory's listing (async) before the tree (sync). The tree is never locked across an await.
 //!
@@ -144,6 +146,19 @@ pub struct Namespace {
     hidden: HiddenCounts,
 }
 
+/// A file that is open: its inode stays known, and the version it is, until this is dropped.
+#[derive(Debug)]
+pub struct Pin {
+    ino: Ino,
+    tree: Arc<Mutex<Tree>>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        lock(&self.tree).unpin(self.ino);
+    }
+}
+
 /// Objects met that are not shown, each time they are met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HiddenNames {
@@ -195,6 +210,18 @@ impl Namespace {
     /// Takes back one [`Namespace::hold`].
     pub fn release(&self, ino: Ino) {
         self.tree().release(ino);
+    }
+
+    /// Keeps an inode known, and the version it is, for as long as the pin lives. `Stale`.
+    pub fn pin(&self, ino: Ino) -> Result<Pin, Error> {
+        self.tree().pin(ino)?;
+        Ok(Pin { ino, tree: Arc::clone(&self.tree) })
+    }
+
+    /// Gives a file's name to a new inode, which is the same as far as the store is concerned; the old one lives on
+    /// without a name while it is referred to. `Stale`, `IsDirectory`, `NotFound` when it has no name.
+    pub fn renew(&self, ino: Ino) -> Result<Ino, Error> {
+        self.tree().renew(ino)
     }
 
     /// Attributes as last known, fresh or not. No request. Of a removed file, too, while it is held. `Stale`.
@@ -249,6 +276,20 @@ impl Namespace {
     /// What is known of the file is no longer believed; the next look asks the store. Local changes are not affected.
     pub fn expire(&self, ino: Ino) {
         self.tree().expire(ino);
+    }
+
+    /// What is known of the file under this key is no longer believed. Nothing happens where no such file is known.
+    pub fn expire_key(&self, key: &Key) {
+        let mut tree = self.tree();
+        let Ok((above, name)) = names::split(key) else { return };
+        let mut at = Ino::ROOT;
+        for part in above.iter().chain([&name]) {
+            match tree.last_known(at, part) {
+                Ok(Answer::Present(ino)) => at = ino,
+                Ok(Answer::Absent | Answer::Unknown) | Err(_) => return,
+            }
+        }
+        tree.expire(at);
     }
 
     /// The file has no local changes any more without having been committed: it is what the store has, asked anew.

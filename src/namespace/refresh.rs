@@ -5,7 +5,7 @@
 //! of one entry below `key/`, side by side; only the one that confirms it where the kind is known.
 
 use std::ffi::OsStr;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use futures_util::join;
@@ -14,7 +14,7 @@ use crate::namespace::fold::{Asked, MarkerNews, News, is_same_marker};
 use crate::namespace::inode::{Body, Inode, Place, Residence, Seen, Stamp, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
-use crate::namespace::{Attr, Error, Namespace, lock};
+use crate::namespace::{Attr, Error, Namespace, Pin, lock};
 use crate::store::{self, ErrorKind, ListOptions, Op};
 use crate::types::{Ino, Key, ObjectId, ObjectMeta};
 
@@ -102,6 +102,17 @@ impl Namespace {
     /// As [`Namespace::object`], but says only which bytes: enough for reading, and after a listing no request.
     pub async fn version(&self, ino: Ino, now: Instant) -> Result<Option<ObjectId>, Error> {
         Ok(self.object_as_needed(ino, now, Need::Version).await?.map(|meta| meta.id))
+    }
+
+    /// As [`Namespace::version`], and pins the inode to the version told. `NotFound` when there is no object yet.
+    pub async fn pin_version(&self, ino: Ino, now: Instant) -> Result<(ObjectId, Pin), Error> {
+        let (object, pin) = self.pin_as_needed(ino, now, Need::Version).await?;
+        Ok((object.id, pin))
+    }
+
+    /// As [`Namespace::object`], and pins the inode to the version told. `NotFound` when there is no object yet.
+    pub async fn pin_object(&self, ino: Ino, now: Instant) -> Result<(ObjectMeta, Pin), Error> {
+        self.pin_as_needed(ino, now, Need::Metadata).await
     }
 
     /// What is under a name, by what is known while that is fresh, else by the store.
@@ -283,16 +294,28 @@ impl Namespace {
         now: Instant,
         need: Need,
     ) -> Result<Option<ObjectMeta>, Error> {
+        let tree = self.with_object(ino, now, need).await?;
+        last_object(tree.inode(ino)?)
+    }
+
+    async fn pin_as_needed(&self, ino: Ino, now: Instant, need: Need) -> Result<(ObjectMeta, Pin), Error> {
+        let mut tree = self.with_object(ino, now, need).await?;
+        let object = last_object(tree.inode(ino)?)?.ok_or(Error::NotFound)?;
+        tree.pin(ino)?;
+        Ok((object, Pin { ino, tree: Arc::clone(&self.tree) }))
+    }
+
+    /// The tree as it knows what is needed of a file's object.
+    async fn with_object(&self, ino: Ino, now: Instant, need: Need) -> Result<MutexGuard<'_, Tree>, Error> {
         let place = {
             let tree = self.tree();
             let inode = tree.inode(ino)?;
             if is_object_known(inode, now, need) {
-                return last_object(inode);
+                return Ok(tree);
             }
             inode.place.clone()
         };
-        let tree = self.refresh_place(place, now).await?;
-        last_object(tree.inode(ino)?)
+        self.refresh_place(place, now).await
     }
 
     fn shown(&self, inode: &Inode) -> Result<Attr, Error> {

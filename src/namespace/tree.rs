@@ -5,6 +5,7 @@
 //! * Everything else that nobody refers to, and every name known to be absent, stands in one order of dropping: it goes
 //!   when it is stale or when there is too much of it.
 //! * An inode without a name (removed, vanished) stays until nobody refers to it.
+//! * A pinned inode is of one version, but for changes made here: when the store has another, its name gets a new inode.
 //!
 //! **Numbers.** An inode's number is made from SHA-256 of the key it has when it becomes known (a directory's with the
 //! closing `/`), so it is the same after a remount. Where that number is in use (the file was moved or removed and is
@@ -222,6 +223,20 @@ impl Tree {
     /// Takes a hold back.
     pub fn release(&mut self, ino: Ino) {
         self.change(ino, |inode| inode.references.release());
+        self.trim();
+        self.check();
+    }
+
+    /// The file is open: no answer of the store changes what it is until it is unpinned as often as pinned. `Stale`.
+    pub fn pin(&mut self, ino: Ino) -> Result<(), Error> {
+        self.inode(ino)?;
+        self.change(ino, |inode| inode.references.pin());
+        Ok(())
+    }
+
+    /// Takes a pin back.
+    pub fn unpin(&mut self, ino: Ino) {
+        self.change(ino, |inode| inode.references.unpin());
         self.trim();
         self.check();
     }

@@ -73,6 +73,10 @@ names! {
         Quarantined => "quarantined",
         /// Requests from the kernel.
         FuseRequests => "fuse_requests",
+        /// Requests of the kernel for bytes of files.
+        FuseReads => "fuse_reads",
+        /// Files opened to be read by the kernel without asking us.
+        PassthroughOpens => "passthrough_opens",
         /// Requests answered with an unexpected error (EIO, ETIMEDOUT).
         FuseErrors => "fuse_errors",
         /// Tasks that panicked.

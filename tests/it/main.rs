@@ -7,6 +7,7 @@
 
 mod support;
 
+mod coherence;
 mod conflict;
 mod conformance;
 mod crash;
@@ -14,5 +15,7 @@ mod errors;
 mod mount;
 mod names;
 mod operator;
+mod passthrough;
 mod reading;
 mod unlinked;
+mod versions;

@@ -163,6 +163,11 @@ impl Rig {
         serde_json::from_str(&ran.out).unwrap()
     }
 
+    /// One counter or gauge of this mount.
+    pub fn metric(&self, name: &str) -> u64 {
+        self.status()["metrics"][name].as_u64().unwrap_or_else(|| panic!("there is no number {name}"))
+    }
+
     /// Whether the kernel has a mount here.
     pub fn is_mounted(&self) -> bool {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
