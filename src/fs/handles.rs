@@ -70,12 +70,9 @@ impl Handles {
         }
     }
 
-    /// Takes a file handle out; `None` when it is no open file.
-    pub(crate) fn remove_file(&self, fh: Fh) -> Option<Arc<FileHandle>> {
-        match self.remove(fh) {
-            Some(Handle::File(handle)) => Some(handle),
-            Some(Handle::Directory(_)) | None => None,
-        }
+    /// Takes a file handle out.
+    pub(crate) fn remove_file(&self, fh: Fh) {
+        self.remove(fh);
     }
 
     /// Takes a directory handle out.

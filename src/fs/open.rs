@@ -147,7 +147,7 @@ impl FileSystem {
 
     /// The last reference to a handle is gone. Nobody waits for this, so it cannot be where an error is told first.
     pub fn release(&self, fh: Fh) {
-        if let Some(handle) = self.handles.remove_file(fh) {
+        if let Ok(handle) = self.handles.file(fh) {
             let closing = handle.state.content().kernel.close();
             match closing {
                 Closing::Cached => handle.state.content().are_pages_ours = true,
@@ -156,6 +156,8 @@ impl FileSystem {
             }
             self.note_pages(&handle.state);
             self.close_state(&handle.state);
+            // Last, so that who sees no handle open sees all of what a close does.
+            self.handles.remove_file(fh);
         }
     }
 

@@ -26,6 +26,8 @@ enum Source {
     Rename,
     /// It is emptied and written anew.
     Truncate,
+    /// In turn: another client replaces the object, and it is emptied and written here.
+    Turns,
     /// It is written over in place, all of it at once; its length never changes.
     InPlace,
 }
@@ -49,7 +51,7 @@ impl Subject {
         match self.source {
             Source::InPlace => BLOCKS_MAX,
             // Anything up to the longest, empty included.
-            Source::Bucket | Source::Rename | Source::Truncate => {
+            Source::Bucket | Source::Rename | Source::Truncate | Source::Turns => {
                 (version.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % (BLOCKS_MAX + 1)
             }
         }
@@ -63,7 +65,8 @@ impl Subject {
     fn check(&self, seen: &Seen, oldest: u64) -> Result<(), String> {
         let newest = self.begun.load(Ordering::SeqCst);
         match (self.source, seen.is_quiet) {
-            (Source::Bucket | Source::Rename, _) | (Source::Truncate | Source::InPlace, true) => {
+            (Source::Bucket | Source::Rename, _)
+            | (Source::Truncate | Source::Turns | Source::InPlace, true) => {
                 match (oldest..=newest).find(|version| seen.bytes == self.content(*version)) {
                     Some(_) => Ok(()),
                     None => {
@@ -72,7 +75,7 @@ impl Subject {
                 }
             }
             // Readers see what is written in place as it is written, byte by byte.
-            (Source::Truncate | Source::InPlace, false) => {
+            (Source::Truncate | Source::Turns | Source::InPlace, false) => {
                 for (place, found) in seen.bytes.chunks(BLOCK).enumerate() {
                     let blocks: Vec<_> =
                         (oldest..=newest).map(|version| block(version, place as u64)).collect();
@@ -147,7 +150,8 @@ impl Field {
     fn write_one(&self, subject: &Subject, version: u64) -> io::Result<()> {
         let bytes = subject.content(version);
         match subject.source {
-            Source::Bucket => {
+            Source::Turns if version % 2 == 0 => File::create(&subject.path)?.write_all(&bytes),
+            Source::Bucket | Source::Turns => {
                 let key = subject.path.file_name().unwrap().to_str().unwrap();
                 self.rig.bucket.put_quietly(key, &bytes);
                 Ok(())
@@ -171,7 +175,8 @@ impl Field {
                 Ok(file) => file,
                 // Replaced twice within one open: only another client can be so fast.
                 Err(error)
-                    if error.raw_os_error() == Some(libc::ESTALE) && subject.source == Source::Bucket =>
+                    if error.raw_os_error() == Some(libc::ESTALE)
+                        && matches!(subject.source, Source::Bucket | Source::Turns) =>
                 {
                     subject.stale_opens.fetch_add(1, Ordering::SeqCst);
                     continue;
@@ -246,7 +251,7 @@ fn play(options: &[&str]) -> (u64, u64) {
         stale_reads: AtomicU64::new(0),
         stale_opens: AtomicU64::new(0),
     };
-    let sources = [Source::Bucket, Source::Rename, Source::Truncate, Source::InPlace];
+    let sources = [Source::Bucket, Source::Rename, Source::Truncate, Source::Turns, Source::InPlace];
     let subjects: Vec<Subject> = sources.into_iter().map(subject).collect();
     for subject in &subjects {
         rig.bucket.put_quietly(&format!("{:?}", subject.source), &subject.content(0));
@@ -277,7 +282,7 @@ fn play(options: &[&str]) -> (u64, u64) {
     }
     let mut keys = field.rig.bucket.keys();
     keys.sort();
-    assert_eq!(keys, ["Bucket", "InPlace", "Rename", "Truncate"], "nothing was a conflict");
+    assert_eq!(keys, ["Bucket", "InPlace", "Rename", "Truncate", "Turns"], "nothing was a conflict");
     (field.rig.metric("passthrough_opens"), field.rig.metric("fuse_reads"))
 }
 

@@ -61,13 +61,14 @@ impl FileSystem {
 
     /// Counts a handle of the kernel and says how it reads.
     pub(crate) fn enter_kernel(&self, state: &FileState, mode: OpenMode, backings: &dyn Backings) -> Access {
-        let joined = state.content().kernel.join();
-        let backed = match (joined, mode) {
-            (Some(token), _) => Some(token),
-            (None, OpenMode::Read) => {
-                self.back(state, backings).map(|backing| state.content().kernel.open_backed(backing))
+        let backed = match mode {
+            OpenMode::Read => {
+                let joined = state.content().kernel.join();
+                let begin = |backing| state.content().kernel.open_backed(backing);
+                joined.or_else(|| self.back(state, backings).map(begin))
             }
-            (None, OpenMode::ReadDirect | OpenMode::Write | OpenMode::Truncate) => None,
+            // Never: the kernel would write into the cache.
+            OpenMode::ReadDirect | OpenMode::Write | OpenMode::Truncate => None,
         };
         if let Some(token) = backed {
             self.metrics.add(Counter::PassthroughOpens, 1);

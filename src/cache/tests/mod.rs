@@ -16,6 +16,7 @@ use crate::types::{ByteRange, ByteSize, ETag, Key, ObjectId};
 
 const CHUNK: u64 = 4096;
 const GROUP: u64 = 16 * CHUNK;
+const SEAL_BYTES: u64 = 64;
 
 fn object(key: &str, size: u64) -> ObjectId {
     ObjectId { key: Key::new(key).unwrap(), etag: ETag::new("v1"), size }
@@ -29,11 +30,15 @@ fn content(id: &ObjectId, range: ByteRange) -> Vec<u8> {
 
 fn open_once(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
-    let options =
-        Options { directory: directory.into(), bytes_max: ByteSize(bytes_max), chunk_bytes: ByteSize(CHUNK) };
+    let options = Options {
+        directory: directory.into(),
+        bytes_max: ByteSize(bytes_max),
+        free_bytes_min: ByteSize(0),
+        chunk_bytes: ByteSize(CHUNK),
+    };
     let cache = ChunkCache::open("memory://test", options, metrics.clone()).unwrap();
     if let Some(disk) = cache.disk() {
-        assert!(disk.scan_end.wait(Duration::from_secs(60)));
+        assert!(disk.scan.wait_end(Duration::from_secs(60)));
     }
     (cache, metrics)
 }
@@ -134,24 +139,23 @@ fn what_was_put_is_read_in_any_cut_and_after_reopening() {
 }
 
 #[test]
-fn small_reads_check_a_chunk_once_and_serve_memory() {
+fn parts_of_a_chunk_are_checked_once_and_again_when_somebody_has_been_at_the_file() {
     let home = TempDir::new().unwrap();
     let (cache, metrics) = open(home.path());
     let id = object("a", CHUNK);
     let cached = cache.object(&id);
     put(&cached, &id, ByteRange::new(0, CHUNK));
     check(&cached, &id, ByteRange::new(0, 100));
-    // The checked bytes are in memory: damage on disk can neither be served nor seen by a part of the same chunk.
     File::options()
         .write(true)
         .open(&files(home.path(), ".data")[0])
         .unwrap()
         .write_all_at(b"bad", 200)
         .unwrap();
-    let second = ByteRange::new(100, 300);
-    check(&cached, &id, second);
-    check_absent(&cached, ByteRange::new(0, CHUNK));
+    check_absent(&cached, ByteRange::new(100, 150));
     assert_eq!(metrics.count(Counter::CacheDamaged), 1);
+    put(&cached, &id, ByteRange::new(0, CHUNK));
+    check(&cached, &id, ByteRange::new(100, 300));
 }
 
 #[test]
@@ -177,6 +181,11 @@ fn a_flipped_byte_anywhere_is_a_miss_and_heals() {
         file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
         let (cache, metrics) = open(home.path());
         let cached = cache.object(&id);
+        if path == map && at >= map_bytes - SEAL_BYTES {
+            // Nothing is there that vouches for a byte.
+            check(&cached, &id, whole);
+            continue;
+        }
         check_absent(&cached, whole);
         assert!(!cached.present().contains(whole));
         // What is still there is right, and putting the rest again makes it whole.
