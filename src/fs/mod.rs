@@ -133,7 +133,7 @@ impl FileSystem {
         if !options.passthrough {
             passthrough.switch_off("--passthrough=false");
         }
-        let ahead = Ahead::new(reader.whole_fetch_bytes_max(), reader.ahead_bytes_max());
+        let ahead = Ahead::new(reader.request_bytes_max(), reader.ahead_bytes_max());
         Arc::new(FileSystem {
             namespace,
             reader,

@@ -18,7 +18,7 @@ use crate::fs::ahead::course::{Courses, EXPECTED_MAX, Limits};
 use crate::fs::file::FileState;
 use crate::namespace::Neighbour;
 use crate::observe::{Counter, task};
-use crate::read::ReadStream;
+use crate::read::{FetchedAhead, ReadStream};
 use crate::types::Ino;
 
 /// Files fetched ahead at a time.
@@ -98,10 +98,10 @@ impl FileSystem {
             };
             let look = self.namespace.look(file.ino, Instant::now());
             match (stream.fetch_whole().await, look) {
-                (Ok(Some(object)), Some(look)) => look.found(object),
-                (Ok(Some(_)), None) => {}
-                // All is here. What will be asked next is whether it still is what the bucket has.
-                (Ok(None), look) => {
+                (Ok(FetchedAhead::Now(object)), Some(look)) => look.found(object),
+                (Ok(FetchedAhead::Now(_)), None) | (Ok(FetchedAhead::NoRoom), _) => {}
+                // What will be asked next is whether it still is what the bucket has.
+                (Ok(FetchedAhead::Here), look) => {
                     drop(look);
                     if let Err(why) = self.namespace.version(file.ino, Instant::now()).await {
                         log::debug!("{}, expected to be opened, was not found: {why}", file.object.key);
