@@ -38,18 +38,14 @@ fn read_all(paths: &[PathBuf]) {
     }
 }
 
-fn counted(rig: &Rig, counter: &str) -> u64 {
-    rig.status()["inside"]["metrics"]["counters"][counter].as_u64().unwrap_or_default()
-}
-
 /// How long this takes is for benchmarks to say; here it is that hardly a file was asked for by whoever read it.
 #[track_caller]
 fn expect_ahead(rig: &Rig) {
     let (gets, heads) = (rig.bucket.count(Operation::GetObject), rig.bucket.count(Operation::HeadObject));
     assert_eq!(gets, FILES as u64, "one request a file");
     assert!(heads <= FILES as u64 / 4, "{heads} looks beside them");
-    assert!(counted(rig, "files_ahead") > FILES as u64 * 9 / 10);
-    assert_eq!(counted(rig, "files_ahead_unused"), 0);
+    assert!(rig.metric("files_ahead") > FILES as u64 * 9 / 10);
+    assert_eq!(rig.metric("files_ahead_unused"), 0);
 }
 
 #[test]

@@ -21,8 +21,8 @@ use crate::observe::{Counter, task};
 use crate::read::{FetchedAhead, ReadStream};
 use crate::types::Ino;
 
-/// Files fetched ahead at a time.
-const FETCHES_MAX: usize = 16;
+/// Files fetched ahead at a time. With what streams fetch ahead it leaves requests to those who wait for one.
+const FETCHES_MAX: usize = 12;
 /// How long a file that was fetched is kept for an open.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 

@@ -14,7 +14,7 @@ pub enum FetchedAhead {
     Here,
     /// It has been fetched, and this is what the store told of it when it was asked for bytes.
     Now(ObjectMeta),
-    /// Others need the memory or the requests.
+    /// Others need the memory.
     NoRoom,
 }
 
@@ -32,8 +32,9 @@ impl Reader {
 }
 
 impl ReadStream {
-    /// Has all of the object fetched, as far as those who read now leave room, and waits until it is there. What it brings
-    /// stays in memory for as long as the stream is open and nobody else needs the room.
+    /// Has all of the object fetched, as far as those who read now leave memory, and waits until it is there. What it brings
+    /// stays in memory for as long as the stream is open and nobody else needs the room. The caller bounds how many are
+    /// fetched at a time.
     pub async fn fetch_whole(&self) -> Result<FetchedAhead, Error> {
         let Some(begun) = self.begin_whole() else {
             return Ok(FetchedAhead::NoRoom);
@@ -63,13 +64,12 @@ impl ReadStream {
             match span {
                 Span::Hit(_) | Span::Join(_) => {}
                 Span::Fetch(range) => {
-                    let slot = shared.load.slot(shared.options.requests_max);
-                    if slot.is_none() || !table.reserve(range.len(), Urgency::Prefetch) {
+                    if !table.reserve(range.len(), Urgency::Prefetch) {
                         return (!begun.is_empty()).then_some(begun);
                     }
                     let flight = table.begin(self.source.number, self.source.grid, range, Urgency::Prefetch);
                     steering.flights.push(Interest::new(flight.clone()));
-                    begun.push(Begun(flight, slot));
+                    begun.push(Begun(flight, None));
                 }
             }
         }
