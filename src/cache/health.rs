@@ -71,6 +71,14 @@ impl Health {
         self.is_failing.store(true, Ordering::Relaxed);
     }
 
+    /// Has it tried again now.
+    #[cfg(test)]
+    pub(crate) fn end_pause(&self) {
+        if let State::Failing { until, .. } = &mut *locked(&self.state) {
+            *until = Instant::now();
+        }
+    }
+
     /// The disk has taken a chunk.
     pub(crate) fn worked(&self, directory: &Path) {
         if !self.is_failing.load(Ordering::Relaxed) {

@@ -77,6 +77,10 @@ names! {
         FuseReads => "fuse_reads",
         /// Files opened to be read by the kernel without asking us.
         PassthroughOpens => "passthrough_opens",
+        /// Files fetched before they were opened, and then opened.
+        FilesAhead => "files_ahead",
+        /// Files fetched before they were opened, and given up.
+        FilesAheadUnused => "files_ahead_unused",
         /// Requests answered with an unexpected error (EIO, ETIMEDOUT).
         FuseErrors => "fuse_errors",
         /// Tasks that panicked.

@@ -216,6 +216,7 @@ impl Fetch {
             }
             Ok(answer) => {
                 let (coming, crc) = (shared.load.body(), answer.meta.crc64);
+                self.flight.tell(answer.meta);
                 let opened = Answer { shared: shared.clone(), body: answer.body, watch, coming };
                 Step::Opened(opened, crc, asked)
             }

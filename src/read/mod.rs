@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub use crate::cache::WholeFile;
-pub use stream::ReadStream;
+pub use stream::{FetchedAhead, ReadStream};
 
 use crate::cache::ChunkCache;
 use crate::observe::Metrics;

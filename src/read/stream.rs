@@ -1,6 +1,8 @@
 //! One handle's reads: what is here is given at once, what is not is fetched or waited for, what comes next is asked
 //! for ahead.
 
+mod ahead;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +22,8 @@ use crate::read::window::{Limits, Scale, Window};
 use crate::read::{Error, Shared};
 use crate::store::{self, ErrorKind, Op};
 use crate::types::{ByteRange, ObjectId};
+
+pub use ahead::FetchedAhead;
 
 /// Times that one read starts over because a fetch it waited for was cut off without an answer.
 const CUT_OFF_MAX: u32 = 3;

@@ -4,6 +4,7 @@
 //! comes unbroken, before any of it is. What came in pieces is compared in the cache, once all of it is there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,6 +16,9 @@ use crate::types::{ByteRange, Crc64, ObjectId};
 /// Objects up to this many bytes wait until all of them has been compared, so that no byte of a damaged answer is
 /// handed on. Larger ones would make readers of their start wait too long.
 const HELD_BACK_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a fetch may take from its last chunk to the comparison.
+const JUDGED_BY_FETCH_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a store has said of an object's checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,15 +136,17 @@ pub(crate) async fn judge(shared: &Shared, id: &ObjectId, cached: &Arc<CachedObj
     }
 }
 
-/// The same in the background, for an object that was completed before the process ended.
+/// The same in the background, for an object that was completed before the process ended. Whoever has just completed it
+/// knows more, and is given time.
 pub(crate) fn judge_behind(shared: &Arc<Shared>, id: &ObjectId, cached: &Arc<CachedObject>) {
-    if !cached.begin_judging() {
+    if !cached.is_unjudged() {
         return;
     }
     let (shared, id, cached) = (shared.clone(), id.clone(), cached.clone());
     let runtime = shared.runtime.clone();
     task::spawn_on(&runtime, "cache-judge", async move {
-        judge_begun(&shared, &id, &cached, Told::NotAsked).await;
+        tokio::time::sleep(JUDGED_BY_FETCH_WITHIN).await;
+        judge(&shared, &id, &cached, Told::NotAsked).await;
     });
 }
 

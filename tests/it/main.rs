@@ -7,6 +7,7 @@
 
 mod support;
 
+mod ahead;
 mod coherence;
 mod conflict;
 mod conformance;

@@ -113,6 +113,16 @@ impl CachedObject {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn name(&self) -> Name {
+        self.name
+    }
+
+    #[cfg(test)]
+    pub(super) fn groups(&self) -> usize {
+        self.known(|chunks| chunks.groups().count()).unwrap_or(0)
+    }
+
     /// Tells what the name stands for.
     pub(super) fn identify(&self, header: Header) {
         self.header.get_or_init(|| header);

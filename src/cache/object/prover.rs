@@ -44,6 +44,11 @@ impl Prover {
         }
     }
 
+    #[cfg(test)]
+    pub(in crate::cache) fn is_idle(&self) -> bool {
+        matches!(*locked(&self.state), State::Idle)
+    }
+
     /// The next one, or none, and then nobody is at it any more.
     fn next(&self) -> Option<Name> {
         let mut state = locked(&self.state);

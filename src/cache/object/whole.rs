@@ -84,9 +84,14 @@ impl CachedObject {
     /// Whether all of the object is here and nobody has compared it with the store or is about to. If so, the caller
     /// is: it must call [`CachedObject::judge`], or [`CachedObject::leave_unjudged`] if it cannot.
     pub fn begin_judging(&self) -> bool {
+        self.is_unjudged() && !self.is_being_judged.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether all of the object is here and it has not been compared with the store.
+    pub fn is_unjudged(&self) -> bool {
         self.look();
         let is_judged = self.known(|chunks| chunks.judgement().is_some()).unwrap_or(true);
-        self.is_complete() && !is_judged && !self.is_being_judged.swap(true, Ordering::SeqCst)
+        self.is_complete() && !is_judged
     }
 
     /// Ends what [`CachedObject::begin_judging`] began, without a result.

@@ -1,9 +1,14 @@
 //! The cache as its users see it, on real files.
 
-use std::fs::{self, File, OpenOptions};
+mod damage;
+mod failing;
+mod opening;
+mod operator;
+mod whole;
+
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +19,7 @@ use crate::cache::{CachedObject, ChunkCache, Options};
 use crate::observe::{Counter, Gauge, Metrics};
 use crate::types::{ByteRange, ByteSize, ETag, Key, ObjectId};
 
+const VOLUME: &str = "memory://test";
 const CHUNK: u64 = 4096;
 const GROUP: u64 = 16 * CHUNK;
 const SEAL_BYTES: u64 = 64;
@@ -29,6 +35,15 @@ fn content(id: &ObjectId, range: ByteRange) -> Vec<u8> {
 }
 
 fn open_once(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>) {
+    let (cache, metrics) = open_unscanned(directory, bytes_max);
+    if let Some(disk) = cache.disk() {
+        assert!(disk.scan.wait_end(Duration::from_secs(60)));
+    }
+    (cache, metrics)
+}
+
+/// Without waiting for the scan.
+fn open_unscanned(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
     let options = Options {
         directory: directory.into(),
@@ -36,11 +51,7 @@ fn open_once(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>
         free_bytes_min: ByteSize(0),
         chunk_bytes: ByteSize(CHUNK),
     };
-    let cache = ChunkCache::open("memory://test", options, metrics.clone()).unwrap();
-    if let Some(disk) = cache.disk() {
-        assert!(disk.scan.wait_end(Duration::from_secs(60)));
-    }
-    (cache, metrics)
+    (ChunkCache::open(VOLUME, options, metrics.clone()).unwrap(), metrics)
 }
 
 fn open_limited(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metrics>) {
@@ -52,6 +63,17 @@ fn open_limited(directory: &Path, bytes_max: u64) -> (Arc<ChunkCache>, Arc<Metri
             return opened;
         }
         assert!(Instant::now() < deadline, "the lease is not given back");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until nobody has any object open, also in the background.
+#[track_caller]
+fn wait_until_closed(cache: &ChunkCache) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let disk = cache.disk().unwrap();
+    while !disk.prover.is_idle() || !crate::cache::locked(&disk.held).is_empty() {
+        assert!(Instant::now() < deadline, "somebody keeps an object open");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -159,102 +181,6 @@ fn parts_of_a_chunk_are_checked_once_and_again_when_somebody_has_been_at_the_fil
 }
 
 #[test]
-fn a_flipped_byte_anywhere_is_a_miss_and_heals() {
-    let home = TempDir::new().unwrap();
-    let id = object("a", 3 * CHUNK + 17);
-    let whole = ByteRange::new(0, id.size);
-    {
-        let (cache, _) = open(home.path());
-        put(&cache.object(&id), &id, whole);
-    }
-    let (data, map) = (files(home.path(), ".data").remove(0), files(home.path(), ".map").remove(0));
-    // Of the header's filling every seventh byte, of all else each.
-    let map_bytes = fs::metadata(&map).unwrap().len();
-    let at_map = (0..map_bytes).filter(|at| !(100..500).contains(at) || at % 7 == 0);
-    let mut places: Vec<(&Path, u64)> = at_map.map(|at| (map.as_path(), at)).collect();
-    places.extend((0..id.size).step_by(97).map(|at| (data.as_path(), at)));
-    places.push((data.as_path(), id.size - 1));
-    for (path, at) in places {
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at).unwrap();
-        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
-        let (cache, metrics) = open(home.path());
-        let cached = cache.object(&id);
-        if path == map && at >= map_bytes - SEAL_BYTES {
-            // Nothing is there that vouches for a byte.
-            check(&cached, &id, whole);
-            continue;
-        }
-        check_absent(&cached, whole);
-        assert!(!cached.present().contains(whole));
-        // What is still there is right, and putting the rest again makes it whole.
-        for chunk in cached.present().iter().collect::<Vec<_>>() {
-            check(&cached, &id, chunk);
-        }
-        put(&cached, &id, whole);
-        check(&cached, &id, whole);
-        assert_eq!(metrics.count(Counter::CacheDamaged), u64::from(path == data));
-    }
-}
-
-#[test]
-fn a_cut_or_missing_file_is_an_empty_cache() {
-    let home = TempDir::new().unwrap();
-    let id = object("a", 3 * CHUNK);
-    let whole = ByteRange::new(0, id.size);
-    for (suffix, len) in [(".data", 0), (".data", CHUNK + 1), (".map", 0), (".map", 100), (".map", 513)] {
-        {
-            let (cache, _) = open(home.path());
-            put(&cache.object(&id), &id, whole);
-        }
-        File::options().write(true).open(&files(home.path(), suffix)[0]).unwrap().set_len(len).unwrap();
-        let (cache, _) = open(home.path());
-        assert!(cache.object(&id).present().is_empty(), "{suffix} of {len}");
-    }
-    for suffix in [".data", ".map"] {
-        {
-            let (cache, _) = open(home.path());
-            put(&cache.object(&id), &id, whole);
-        }
-        fs::remove_file(&files(home.path(), suffix)[0]).unwrap();
-        let shard = files(home.path(), "").into_iter().find(|path| !path.ends_with("lease")).unwrap();
-        fs::write(shard.with_file_name("foreign"), b"x").unwrap();
-        let (cache, metrics) = open(home.path());
-        assert_eq!(
-            files(home.path(), ".map").len() + files(home.path(), ".data").len(),
-            0,
-            "leftovers are removed"
-        );
-        assert_eq!(metrics.level(Gauge::CacheBytes), 0);
-        assert!(cache.object(&id).present().is_empty());
-    }
-}
-
-#[test]
-fn data_without_a_slot_are_given_back() {
-    let home = TempDir::new().unwrap();
-    let id = object("a", 64 * CHUNK);
-    {
-        let (cache, _) = open(home.path());
-        put(&cache.object(&id), &id, ByteRange::new(0, CHUNK));
-    }
-    let data = files(home.path(), ".data").remove(0);
-    File::options()
-        .write(true)
-        .open(&data)
-        .unwrap()
-        .write_all_at(&[1; 40 * CHUNK as usize], 8 * CHUNK)
-        .unwrap();
-    let (cache, metrics) = open(home.path());
-    assert!(metrics.level(Gauge::CacheBytes) >= 41 * CHUNK, "until it is looked into, all of it counts");
-    let cached = cache.object(&id);
-    check(&cached, &id, ByteRange::new(0, CHUNK));
-    assert!(fs::metadata(&data).unwrap().blocks() * 512 <= 2 * CHUNK);
-    assert!(metrics.level(Gauge::CacheBytes) <= 4 * CHUNK);
-}
-
-#[test]
 fn the_least_recently_used_group_goes_first() {
     let home = TempDir::new().unwrap();
     let (cache, metrics) = open_limited(home.path(), 4 * (GROUP + 2 * CHUNK) + 2 * CHUNK);
@@ -347,27 +273,6 @@ fn disk_bytes_racing(directory: &Path) -> u64 {
 }
 
 #[test]
-fn a_lowered_limit_holds_at_once_and_keeps_the_most_recent() {
-    let home = TempDir::new().unwrap();
-    let ids: Vec<_> = (0..6).map(|n| object(&format!("o{n}"), 4 * CHUNK)).collect();
-    {
-        let (cache, _) = open(home.path());
-        for id in &ids {
-            put(&cache.object(id), id, ByteRange::new(0, id.size));
-            std::thread::sleep(Duration::from_millis(15));
-        }
-        assert!(read(&cache.object(&ids[0]), ByteRange::new(0, 1)).is_some());
-    }
-    let limit = 3 * 6 * CHUNK;
-    let (cache, metrics) = open_limited(home.path(), limit);
-    assert!(disk_bytes(home.path()) <= limit);
-    assert!(metrics.level(Gauge::CacheBytes) <= limit);
-    let left: Vec<_> =
-        ids.iter().filter(|id| !cache.object(id).present().is_empty()).map(|id| id.key.as_str()).collect();
-    assert_eq!(left, ["o0", "o4", "o5"]);
-}
-
-#[test]
 fn a_large_object_found_on_disk_is_evicted_by_groups_from_its_end() {
     let home = TempDir::new().unwrap();
     let id = object("film", 20 * GROUP);
@@ -381,130 +286,4 @@ fn a_large_object_found_on_disk_is_evicted_by_groups_from_its_end() {
     check(&cache.object(&other), &other, ByteRange::new(0, GROUP));
     let present: Vec<_> = cache.object(&id).present().iter().collect();
     assert_eq!(present, [ByteRange::new(0, 17 * GROUP)]);
-}
-
-/// Runs `test` on a file system of its own; says so when that is not allowed.
-fn on_mount(kind: &str, options: &str, test: impl FnOnce(&Path) + std::panic::UnwindSafe) {
-    let home = TempDir::new().unwrap();
-    let mount = Command::new("mount").args(["-t", kind, "-o", options, kind]).arg(home.path()).status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: needs the right to mount a {kind}");
-        return;
-    }
-    let result = std::panic::catch_unwind(|| test(home.path()));
-    let unmounted = Command::new("umount").arg(home.path()).status();
-    assert!(unmounted.is_ok_and(|status| status.success()));
-    result.unwrap();
-}
-
-#[test]
-fn a_disk_that_others_have_filled_is_recycled() {
-    on_mount("tmpfs", "size=256k", |home| {
-        let (cache, metrics) = open(home);
-        let id = object("a", 1000 * CHUNK);
-        let cached = cache.object(&id);
-        for chunk in ByteRange::new(0, 200 * CHUNK).split(CHUNK) {
-            put(&cached, &id, chunk);
-        }
-        let present = cached.present();
-        assert!(present.bytes() >= 8 * CHUNK, "{present:?}");
-        assert!(present.contains(ByteRange::new(199 * CHUNK, 200 * CHUNK)), "the newest replaced the oldest");
-        present.iter().for_each(|range| check(&cached, &id, range));
-        assert!(metrics.count(Counter::CacheEvictedBytes) > 0);
-        assert_eq!(metrics.count(Counter::CacheDamaged), 0);
-    });
-}
-
-#[test]
-fn a_full_disk_is_bypassed() {
-    on_mount("tmpfs", "size=256k", |home| {
-        let (cache, metrics) = open(home);
-        fs::write(home.join("others"), vec![0; 256 << 10]).unwrap_err();
-        let id = object("a", CHUNK);
-        put(&cache.object(&id), &id, ByteRange::new(0, CHUNK));
-        assert_eq!(metrics.count(Counter::CacheBypassed), 1);
-        check_absent(&cache.object(&id), ByteRange::new(0, CHUNK));
-        assert_eq!(metrics.level(Gauge::CacheBytes), 0);
-    });
-}
-
-#[test]
-fn a_file_system_without_holes_gives_up_whole_objects() {
-    on_mount("ramfs", "mode=0700", |home| {
-        let limit = 5 * GROUP;
-        let (cache, metrics) = open_limited(home, limit);
-        let ids: Vec<_> = (0..4).map(|n| object(&format!("o{n}"), 2 * GROUP)).collect();
-        let held: Vec<_> = ids.iter().map(|id| cache.object(id)).collect();
-        for (id, cached) in ids.iter().zip(&held) {
-            put(cached, id, ByteRange::new(0, id.size));
-            assert!(metrics.level(Gauge::CacheBytes) <= limit);
-        }
-        assert!(held[0].present().is_empty() && held[1].present().is_empty());
-        for (id, cached) in ids.iter().zip(&held).skip(2) {
-            check(cached, id, ByteRange::new(0, id.size));
-        }
-        put(&held[0], &ids[0], ByteRange::new(0, GROUP));
-        check(&held[0], &ids[0], ByteRange::new(0, GROUP));
-        assert_eq!(metrics.count(Counter::CacheBypassed) + metrics.count(Counter::CacheDamaged), 0);
-    });
-}
-
-#[test]
-fn a_second_user_of_a_volume_and_a_limit_of_zero_keep_nothing() {
-    let home = TempDir::new().unwrap();
-    let id = object("a", CHUNK);
-    let (first, _) = open(home.path());
-    let (second, _) = open_once(home.path(), 1 << 30);
-    let (none, _) = open_once(&home.path().join("unmade"), 0);
-    for cache in [&second, &none] {
-        let cached = cache.object(&id);
-        put(&cached, &id, ByteRange::new(0, CHUNK));
-        assert!(cached.present().is_empty());
-        check_absent(&cached, ByteRange::new(0, CHUNK));
-    }
-    assert!(!home.path().join("unmade").exists());
-    put(&first.object(&id), &id, ByteRange::new(0, CHUNK));
-    assert_eq!(first.object(&id).present().bytes(), CHUNK);
-}
-
-#[test]
-fn a_terabyte_object_with_few_chunks_is_small_everywhere() {
-    let home = TempDir::new().unwrap();
-    let id = object("tera", 1 << 40);
-    let chunks = [0, 1 << 20, (1 << 28) - 1];
-    {
-        let (cache, _) = open(home.path());
-        let cached = cache.object(&id);
-        for chunk in chunks {
-            put(&cached, &id, ByteRange::at(chunk * CHUNK, CHUNK));
-        }
-    }
-    assert!(disk_bytes(home.path()) <= 64 << 10, "{}", disk_bytes(home.path()));
-    let (cache, metrics) = open(home.path());
-    let started = Instant::now();
-    let cached = cache.object(&id);
-    assert_eq!(cached.present().bytes(), 3 * CHUNK);
-    for chunk in chunks {
-        let range = ByteRange::at(chunk * CHUNK, CHUNK);
-        check(&cached, &id, range);
-    }
-    assert!(started.elapsed() < Duration::from_secs(1));
-    assert_eq!(metrics.level(Gauge::CacheBytes), 3 * 3 * CHUNK);
-}
-
-#[test]
-fn many_objects_open_at_once() {
-    let home = TempDir::new().unwrap();
-    let count = 2_000;
-    {
-        let (cache, _) = open(home.path());
-        for n in 0..count {
-            let id = object(&format!("small/{n}"), 100);
-            put(&cache.object(&id), &id, ByteRange::new(0, 100));
-        }
-    }
-    let (cache, metrics) = open(home.path());
-    assert_eq!(metrics.level(Gauge::CacheBytes), count * 2 * CHUNK);
-    let id = object("small/77", 100);
-    check(&cache.object(&id), &id, ByteRange::new(0, 100));
 }
