@@ -44,6 +44,7 @@ impl FileSystem {
             let Some(local) = content.local().filter(|local| local.is_clean()) else {
                 return;
             };
+            local.told = Some(local.file.session());
             // The metadata of a large object was sent before its last bytes were written. What programs have seen stays.
             let object = ObjectMeta { attributes: Some(local.attributes.clone()), ..object.clone() };
             match self.name_of(state) {
