@@ -37,20 +37,25 @@ impl FileSystem {
 
     /// The file's content is in the bucket as `object`.
     pub(crate) fn committed(&self, state: &FileState, object: &ObjectMeta) {
-        let shown =
-            state.content().local().filter(|local| local.is_clean()).map(|local| local.attributes.clone());
-        if let Some(shown) = shown {
+        {
+            // Locked until the tree knows, so that a change that comes meanwhile is told to it later.
+            let mut content = state.content();
+            let is_removed = content.is_removed;
+            let Some(local) = content.local().filter(|local| local.is_clean()) else {
+                return;
+            };
+            local.told = Some(local.file.session());
             // The metadata of a large object was sent before its last bytes were written. What programs have seen stays.
-            let object = ObjectMeta { attributes: Some(shown), ..object.clone() };
+            let object = ObjectMeta { attributes: Some(local.attributes.clone()), ..object.clone() };
             match self.name_of(state) {
                 Name::Kept => self.namespace.committed(state.ino, &object, Instant::now()),
-                Name::Lost if state.content().is_removed => {}
+                Name::Lost if is_removed => {}
                 // Another inode has the name, and what it knows of the bucket is no longer so.
                 Name::Lost => self.namespace.expire_key(&object.id.key),
             }
-            self.note_pages(state);
-            self.let_go(state);
         }
+        self.note_pages(state);
+        self.let_go(state);
     }
 
     /// Forgets a file that nobody has open and that has nothing to upload.

@@ -97,6 +97,8 @@ pub(crate) struct LocalFile {
     /// Just created and neither written nor changed: a `close` that comes now is one of the many that programs do before
     /// they write, and must not cost an upload.
     pub(crate) is_untouched: bool,
+    /// The session whose commit the tree has been told of.
+    pub(crate) told: Option<SessionId>,
     /// Reads what shows through from the object below.
     pub(crate) base: Option<Arc<ReadStream>>,
 }
@@ -104,7 +106,7 @@ pub(crate) struct LocalFile {
 impl LocalFile {
     pub(crate) fn new(file: Arc<WriteFile>) -> LocalFile {
         let attributes = file.attributes();
-        LocalFile { file, attributes, attributes_are_new: false, is_untouched: false, base: None }
+        LocalFile { file, attributes, attributes_are_new: false, is_untouched: false, told: None, base: None }
     }
 
     /// The content has changed at `now`.
@@ -125,6 +127,11 @@ impl LocalFile {
     /// Whether a `close` has anything to wait for.
     pub(crate) fn needs_commit(&self) -> bool {
         !self.is_untouched && (self.attributes_are_new || self.file.is_dirty() || self.file.is_pending())
+    }
+
+    /// Whether everything is in the bucket and the tree knows: news of a commit come a moment after it.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_clean() && self.told == Some(self.file.session())
     }
 
     /// Whether everything is in the bucket.
@@ -352,7 +359,7 @@ impl Files {
             let mut content = slot.state.content();
             let is_removed = content.is_removed;
             match content.local() {
-                Some(local) if !local.is_clean() && !is_removed && name == Name::Kept => return,
+                Some(local) if !local.is_done() && !is_removed && name == Name::Kept => return,
                 Some(local) => Some(local.file.key()),
                 None => None,
             }

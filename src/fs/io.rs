@@ -7,17 +7,38 @@ use bytes::Bytes;
 
 use crate::fs::FileSystem;
 use crate::fs::error::{Error, Result};
-use crate::fs::file::{FileState, Name, Source};
+use crate::fs::file::{Content, FileState, Name, Source};
 use crate::fs::handles::FileHandle;
 use crate::fs::open::Below;
 use crate::read::ReadStream;
-use crate::types::{ByteRange, Fh, ObjectId, UnixTime};
+use crate::types::{ByteRange, Fh, Key, ObjectId, UnixTime};
 use crate::write::{Piece, WriteFile};
 
 /// Where a read gets its bytes.
 enum View {
     Remote(Arc<ReadStream>),
     Local(Arc<WriteFile>),
+}
+
+/// What a file was before a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Before {
+    /// An object.
+    Object,
+    /// Local, with nothing that was not sealed: the tree may know of no local changes.
+    Sealed,
+    /// Local, with changes.
+    Changed,
+}
+
+impl Before {
+    fn of(content: &mut Content) -> Before {
+        match content.local() {
+            None => Before::Object,
+            Some(local) if local.file.is_dirty() => Before::Changed,
+            Some(_) => Before::Sealed,
+        }
+    }
 }
 
 impl FileSystem {
@@ -38,45 +59,50 @@ impl FileSystem {
         }
         // Under the content lock, so that the file cannot be let go between the look and the write.
         let mut content = handle.state.content();
-        let was_local = content.local().is_some();
+        let was = Before::of(&mut content);
         let local = self.make_local(&handle.state, &mut content, Below::Object)?;
         local.file.write(offset, bytes)?;
         local.touch(UnixTime::from(SystemTime::now()));
-        let key = Some(local.file.key()).filter(|_| !was_local && !content.is_removed);
+        let key = self.tell_tree(&handle.state, was, &mut content);
         drop(content);
-        self.announce_local(&handle.state, key);
+        if let Some(key) = key {
+            self.files.watch_key(key, handle.state.ino);
+        }
         Ok(())
     }
 
-    /// After a file has become local: the tree and the news must know. `key` is `None` when it was local before,
-    /// or has no name: news about that name are another file's.
-    pub(crate) fn announce_local(&self, state: &FileState, key: Option<crate::types::Key>) {
-        if let Some(key) = key {
-            if let Some(file) = state.local() {
-                self.namespace.set_local(state.ino, file.size(), &file.attributes());
-            }
-            match self.name_of(state) {
-                Name::Kept => self.files.watch_key(key, state.ino),
-                Name::Lost => {}
-            }
+    /// After a change, with the content still locked: the tree hears of the first one, also of the first after a commit.
+    /// Returns the name under which the news of its upload will come, if it has one.
+    fn tell_tree(&self, state: &FileState, was: Before, content: &mut Content) -> Option<Key> {
+        if was == Before::Changed || content.is_removed {
+            return None;
+        }
+        let local = content.local()?;
+        self.namespace.set_local(state.ino, local.file.size(), &local.attributes);
+        match self.name_of(state) {
+            Name::Kept => Some(local.file.key()),
+            Name::Lost => None,
         }
     }
 
     /// Cuts or extends a file that is open or held by its gate.
     pub(crate) fn truncate(&self, state: &FileState, size: u64) -> Result<()> {
         let mut content = state.content();
-        let was_local = content.local().is_some();
+        let was = Before::of(&mut content);
         // Emptying an empty file is still a change: it is how programs renew a time stamp.
-        if !was_local && size > 0 && content.remote().is_some_and(|object| object.id.size == size) {
+        if was == Before::Object && size > 0 && content.remote().is_some_and(|object| object.id.size == size)
+        {
             return Ok(());
         }
         let below = if size == 0 { Below::Nothing } else { Below::Object };
         let local = self.make_local(state, &mut content, below)?;
         local.file.truncate(size)?;
         local.touch(UnixTime::from(SystemTime::now()));
-        let key = Some(local.file.key()).filter(|_| !was_local && !content.is_removed);
+        let key = self.tell_tree(state, was, &mut content);
         drop(content);
-        self.announce_local(state, key);
+        if let Some(key) = key {
+            self.files.watch_key(key, state.ino);
+        }
         Ok(())
     }
 

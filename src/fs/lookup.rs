@@ -27,6 +27,11 @@ impl FileSystem {
         self.namespace.forget(ino, count);
     }
 
+    /// An entry that was counted by [`FileSystem::remember`] did not reach the kernel after all.
+    pub fn unremember(&self, ino: Ino) {
+        self.namespace.forget(ino, 1);
+    }
+
     pub(crate) async fn attr_of(&self, ino: Ino) -> Result<Attr> {
         // A file that is open is what it was when it was opened, but for our own changes, whatever the bucket has.
         let standing = self.files.get(ino).map_or(Standing::Unknown, |state| state.content().standing());

@@ -391,7 +391,7 @@ impl Filesystem for Adapter {
                 fs.remember(attr.ino);
                 let next = next_offset + DOT_ENTRIES;
                 if reply.add(INodeNo(attr.ino.0), next, name, &ttl, &file_attr(attr), GENERATION) {
-                    fs.forget(attr.ino, 1);
+                    fs.unremember(attr.ino);
                     break;
                 }
             }

@@ -150,7 +150,7 @@ impl Field {
     fn write_one(&self, subject: &Subject, version: u64) -> io::Result<()> {
         let bytes = subject.content(version);
         match subject.source {
-            Source::Turns if version % 2 == 0 => File::create(&subject.path)?.write_all(&bytes),
+            Source::Turns if version.is_multiple_of(2) => File::create(&subject.path)?.write_all(&bytes),
             Source::Bucket | Source::Turns => {
                 let key = subject.path.file_name().unwrap().to_str().unwrap();
                 self.rig.bucket.put_quietly(key, &bytes);

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::{World, key};
-use crate::namespace::{Error, FileKind};
+use crate::namespace::{Attr, Error, FileKind};
 use crate::store::wrap::{Action, Rule, When};
 use crate::store::{ErrorKind, Op};
 use crate::types::{Attributes, Ino, UnixTime};
@@ -263,4 +263,82 @@ async fn names_that_are_no_text_are_refused() {
     assert!(matches!(world.names.lookup(Ino::ROOT, name, world.at(0)).await, Err(Error::BadName)));
     let created = world.names.create(Ino::ROOT, name, Attributes::default(), world.at(0)).await;
     assert!(matches!(created, Err(Error::BadName)));
+}
+
+#[tokio::test]
+async fn an_open_file_keeps_its_version_and_the_name_gets_another_inode() {
+    let world = World::with(&["f"]).await;
+    let f = world.lookup(Ino::ROOT, "f", 0).await.unwrap();
+    let (version, pin) = world.names.pin_version(f.ino, world.at(0)).await.unwrap();
+    world.replace("f", 9).await;
+    assert_eq!(world.names.version(f.ino, world.at(1)).await.unwrap().as_ref(), Some(&version), "fresh");
+    assert!(matches!(world.names.version(f.ino, world.at(20)).await, Err(Error::Stale)));
+    let new = world.lookup(Ino::ROOT, "f", 20).await.unwrap();
+    assert_eq!((new.size, world.list(Ino::ROOT, 20).await[0].attr.ino), (9, new.ino));
+    assert_ne!(new.ino, f.ino);
+    assert_eq!(world.names.attr_known(f.ino).unwrap(), f, "it is what it was");
+    assert!(matches!(world.names.key(f.ino), Err(Error::NotFound)));
+    world.names.forget(f.ino, 1);
+    assert_eq!(world.names.attr_known(f.ino).unwrap(), f, "also when the kernel has forgotten it");
+    drop(pin);
+    assert!(matches!(world.names.attr_known(f.ino), Err(Error::Stale)));
+    // A file that nobody has open becomes the new version under its own number.
+    world.replace("f", 11).await;
+    assert_eq!(world.names.attr(new.ino, world.at(40)).await.unwrap().size, 11);
+    world.names.tree().check_invariants();
+}
+
+#[tokio::test]
+async fn our_own_commit_moves_a_pinned_file_on() {
+    let world = World::with(&[]).await;
+    let f = world.create(Ino::ROOT, "f", 0).await.unwrap();
+    let _pin = world.names.pin(f.ino).unwrap();
+    for bytes in [3, 5] {
+        world.names.set_local(f.ino, bytes, &mtime(1));
+        let object = world.replace("f", bytes as usize).await;
+        world.names.committed(f.ino, &object, world.at(0));
+        assert_eq!(world.lookup(Ino::ROOT, "f", 50).await.unwrap().ino, f.ino);
+        assert_eq!(world.names.version(f.ino, world.at(99)).await.unwrap(), Some(object.id));
+    }
+    let theirs = world.replace("f", 7).await;
+    let new = world.lookup(Ino::ROOT, "f", 200).await.unwrap();
+    assert!(new.ino != f.ino && new.size == 7);
+    assert_eq!(world.names.attr_known(f.ino).unwrap().size, 5);
+    assert_eq!(world.names.version(new.ino, world.at(200)).await.unwrap(), Some(theirs.id));
+}
+
+#[tokio::test]
+async fn a_pin_is_to_the_version_that_is_told_with_it() {
+    let world = World::with(&["f"]).await;
+    let f = world.lookup(Ino::ROOT, "f", 0).await.unwrap();
+    let replaced = world.replace("f", 9).await;
+    let (object, pin) = world.names.pin_object(f.ino, world.at(20)).await.unwrap();
+    assert_eq!(object.id, replaced.id, "asked anew, in place: nobody had it open");
+    world.delete("f").await;
+    assert!(matches!(world.lookup(Ino::ROOT, "f", 40).await, Err(Error::NotFound)));
+    assert_eq!(world.names.attr_known(f.ino).unwrap().size, 9);
+    drop(pin);
+    let new = world.create(Ino::ROOT, "g", 40).await.unwrap();
+    let pinned = world.names.pin_version(new.ino, world.at(40)).await;
+    assert!(matches!(pinned, Err(Error::NotFound)), "there is no object yet");
+}
+
+#[tokio::test]
+async fn a_renewed_name_costs_no_request_and_keeps_what_is_known() {
+    let world = World::with(&[]).await;
+    world.put_with("f", mtime(5)).await;
+    let f = world.lookup(Ino::ROOT, "f", 0).await.unwrap();
+    let (object, _pin) = world.names.pin_object(f.ino, world.at(0)).await.unwrap();
+    world.requests();
+    let renewed = world.names.renew(f.ino).unwrap();
+    let again = world.lookup(Ino::ROOT, "f", 1).await.unwrap();
+    assert_eq!(again, Attr { ino: renewed, ..f.clone() });
+    assert_eq!(world.names.object(renewed, world.at(1)).await.unwrap(), Some(object));
+    assert_eq!(world.names.attr_known(f.ino).unwrap(), f);
+    assert!(matches!(world.names.renew(f.ino), Err(Error::NotFound)), "it has no name to give away");
+    assert_eq!(world.requests(), (0, 0, 0));
+    world.names.expire_key(&key("f"));
+    world.names.expire_key(&key("no/such/file"));
+    world.lookup(Ino::ROOT, "f", 1).await.unwrap();
+    assert_eq!(world.requests(), (1, 0, 0));
 }

@@ -44,6 +44,9 @@ enum Step {
     Count(usize),
     Forget(usize),
     Expire(usize),
+    Pin(usize),
+    Unpin(usize),
+    Renew(usize),
     Pass(u64),
 }
 
@@ -64,7 +67,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (name.clone(), name.clone()).prop_map(|(a, b)| Step::Rename(a, b)),
         3 => name.clone().prop_map(Step::Count),
         2 => name.clone().prop_map(Step::Forget),
-        1 => name.prop_map(Step::Expire),
+        1 => name.clone().prop_map(Step::Expire),
+        3 => name.clone().prop_map(Step::Pin),
+        1 => name.clone().prop_map(Step::Unpin),
+        1 => name.prop_map(Step::Renew),
         3 => (1..TTL).prop_map(Step::Pass),
     ]
 }
@@ -95,6 +101,8 @@ struct Rig {
     kernel: BTreeMap<Ino, u64>,
     /// The inode of a name the kernel has looked up, until the name changes hands.
     numbers: BTreeMap<usize, Ino>,
+    /// Lengths of the inodes that are pinned, as they were then or as they were changed here.
+    pinned: BTreeMap<Ino, u64>,
 }
 
 fn name(index: usize) -> Name {
@@ -135,6 +143,7 @@ impl Rig {
             facts: [Known { as_of: AsOf::default(), fact: Fact::Absent }; NAMES.len()],
             kernel: BTreeMap::new(),
             numbers: BTreeMap::new(),
+            pinned: BTreeMap::new(),
         }
     }
 
@@ -183,7 +192,14 @@ impl Rig {
         match known {
             _ if asked.stamp <= youngest => {}
             Fact::Local(_) => self.facts[index].as_of = as_of,
-            Fact::Absent | Fact::File(_) | Fact::Directory => self.learn(index, as_of, fact),
+            Fact::Absent | Fact::File(_) | Fact::Directory => {
+                let is_pinned =
+                    matches!(self.known(index), Answer::Present(ino) if self.pinned.contains_key(&ino));
+                if is_pinned && fact != known {
+                    self.numbers.remove(&index);
+                }
+                self.learn(index, as_of, fact);
+            }
         }
     }
 
@@ -250,7 +266,10 @@ impl Rig {
             | Step::Remove(index)
             | Step::Count(index)
             | Step::Forget(index)
-            | Step::Expire(index) => {
+            | Step::Expire(index)
+            | Step::Pin(index)
+            | Step::Unpin(index)
+            | Step::Renew(index) => {
                 if let Answer::Present(ino) = self.known(index) {
                     self.take_on(step, index, ino);
                 }
@@ -266,11 +285,31 @@ impl Rig {
                 self.tree.set_local(ino, local(size)).unwrap();
                 // Not a change of the name: answers on their way stay news about what is under the key.
                 self.facts[index].fact = Fact::Local(size);
+                self.pinned.entry(ino).and_modify(|pinned| *pinned = size);
             }
             Step::Commit(_, size) if is_file => {
                 let fresh = self.fresh();
                 self.tree.committed(ino, &object(index, size), fresh).unwrap();
                 self.change(index, Fact::File(size));
+                self.pinned.entry(ino).and_modify(|pinned| *pinned = size);
+            }
+            Step::Pin(_) if is_file && !self.pinned.contains_key(&ino) => {
+                self.tree.pin(ino).unwrap();
+                self.pinned.insert(ino, self.tree.inode(ino).unwrap().attr(&options()).size);
+            }
+            Step::Unpin(_) => {
+                // Of any file, also of one that has lost its name.
+                if let Some((ino, _)) = self.pinned.pop_last() {
+                    self.tree.unpin(ino);
+                }
+            }
+            Step::Renew(_) if is_file => {
+                let renewed = self.tree.renew(ino).unwrap();
+                assert_eq!(self.known(index), Answer::Present(renewed));
+                // Where nobody refers to the old one its number is free for the new one.
+                let is_referred_to = self.kernel.contains_key(&ino) || self.pinned.contains_key(&ino);
+                assert!(renewed != ino || !is_referred_to);
+                self.numbers.remove(&index);
             }
             Step::Remove(_) => {
                 let fresh = self.fresh();
@@ -293,7 +332,7 @@ impl Rig {
                 let fact = self.facts[index].fact;
                 self.change(index, fact);
             }
-            Step::SetLocal(..) | Step::Commit(..) => {}
+            Step::SetLocal(..) | Step::Commit(..) | Step::Pin(_) | Step::Renew(_) => {}
             Step::Ask(..)
             | Step::AskAll(_)
             | Step::Deliver(_)
@@ -353,6 +392,10 @@ impl Rig {
         }
         for ino in self.kernel.keys() {
             assert!(self.tree.inode(*ino).is_ok(), "the kernel has {ino} and it is not known");
+        }
+        for (ino, size) in &self.pinned {
+            let attr = self.tree.inode(*ino).expect("what is pinned is known").attr(&options());
+            assert_eq!((attr.kind, attr.size), (FileKind::File, *size), "{ino} is pinned");
         }
     }
 }
