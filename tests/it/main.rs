@@ -10,6 +10,7 @@ mod support;
 mod conflict;
 mod conformance;
 mod crash;
+mod download;
 mod errors;
 mod mount;
 mod names;

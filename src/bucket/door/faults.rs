@@ -363,7 +363,7 @@ impl Plan {
             Action::ForgetUpload => self.meddle.push(Meddle::ForgetUpload),
             Action::IgnoreRange => self.range = RangeHeard::Ignored,
             Action::Header { name, value } => {
-                let value = value.as_ref().map(|value| HeaderValue::try_from(value));
+                let value = value.as_ref().map(HeaderValue::try_from);
                 match (HeaderName::try_from(name), value.transpose()) {
                     (Ok(name), Ok(value)) => self.headers.push((name, value)),
                     (_, _) => log::warn!("A fault rule names a header that cannot be: {name}"),
