@@ -113,6 +113,19 @@ fn an_answer_that_ends_early_in_order_is_not_the_end() {
 }
 
 #[test]
+fn what_an_answer_brought_before_it_ended_early_in_order_is_kept() {
+    let rig = mounted();
+    let bytes = pattern(5, 900 * KIB);
+    rig.bucket.put_quietly("short", &bytes);
+    let fault = rig.bucket.faults().add(Rule::on(Operation::GetObject, Action::Shorten { to: 200_000 }));
+    rig.bucket.requests().reset();
+    expect_file(&rig, "short", &bytes);
+    settle();
+    let asked = rig.bucket.asked();
+    assert_eq!((fault.struck(), asked.sent), (5, bytes.len() as u64), "{asked:?}");
+}
+
+#[test]
 fn every_request_broken_off_goes_on_from_its_last_good_byte() {
     let rig = mounted();
     let bytes = pattern(2, 4 * MIB + 5);

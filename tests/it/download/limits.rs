@@ -38,6 +38,25 @@ fn eight_readers_of_eight_files_stay_within_the_memory_they_were_given() {
 }
 
 #[test]
+fn with_little_memory_and_many_readers_no_byte_is_fetched_twice() {
+    let rig = Rig::mounted(&["--memory=64MiB", "--metadata-ttl=10m"]);
+    let size = 256 * MIB as u64;
+    let names: Vec<String> = (0..8).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        rig.bucket.put_sparse(name, size / 8, &[(0, name.as_bytes())]);
+    }
+    rig.bucket.requests().reset();
+    std::thread::scope(|threads| {
+        for name in &names {
+            threads.spawn(|| fs::read(rig.path(name)).unwrap());
+        }
+    });
+    settle();
+    let asked = rig.bucket.asked();
+    assert_eq!(asked.sent, size, "{asked:?}");
+}
+
+#[test]
 fn an_object_of_a_tib_is_read_at_scattered_places() {
     let seed = seed();
     let mut random = Rng::with_seed(seed);

@@ -34,12 +34,25 @@ fn of_this_version_or_stale(what: &str, file: &File, at: usize, wanted: usize, v
     true
 }
 
-fn replaced_at_random(rig: &Rig, rounds: u64) {
+/// What a new version is like.
+#[derive(Clone, Copy)]
+enum Size {
+    /// As long as the old one.
+    Same,
+    /// Longer or shorter.
+    Other,
+}
+
+fn replaced_at_random(rig: &Rig, rounds: u64, size_of_new: Size) {
     let seed = seed();
     for round in 0..rounds {
         let mut random = Rng::with_seed(seed.wrapping_add(round));
         let size = random.usize(1..6 * MIB);
-        let (old, new) = (pattern(round, size), pattern(round + 1000, size));
+        let new_size = match size_of_new {
+            Size::Same => size,
+            Size::Other => random.usize(1..6 * MIB),
+        };
+        let (old, new) = (pattern(round, size), pattern(round + 1000, new_size));
         let (name, what) = (format!("r{round}"), format!("round {round}"));
         rig.bucket.put_quietly(&name, &old);
         let file = File::open(rig.path(&name)).unwrap();
@@ -67,7 +80,7 @@ fn replaced_at_random(rig: &Rig, rounds: u64) {
 #[test]
 fn a_handle_stays_with_its_version() {
     let rig = Rig::mounted(&[TTL, "--request-size=512KiB"]);
-    replaced_at_random(&rig, 15);
+    replaced_at_random(&rig, 15, Size::Same);
 }
 
 #[test]
@@ -75,7 +88,51 @@ fn a_handle_stays_with_its_version_at_a_server_that_ignores_if_match() {
     let quirks = Quirks { ignores_get_if_match: true, ..Quirks::default() };
     let mut rig = Rig::over(Bucket::with(quirks));
     rig.mount(&[TTL, "--request-size=512KiB", "--read-timeout=5s"]);
-    replaced_at_random(&rig, 10);
+    replaced_at_random(&rig, 10, Size::Same);
+}
+
+#[test]
+fn a_handle_stays_with_its_version_when_the_new_one_is_longer_or_shorter() {
+    let rig = Rig::mounted(&[TTL, "--request-size=512KiB"]);
+    replaced_at_random(&rig, 15, Size::Other);
+}
+
+#[test]
+fn handles_of_two_versions_do_not_mix() {
+    let rig = Rig::mounted(&[TTL, "--request-size=512KiB"]);
+    for (round, sizes) in [(3 * MIB, 3 * MIB), (3 * MIB, MIB), (MIB, 3 * MIB)].into_iter().enumerate() {
+        let (name, what) = (format!("f{round}"), format!("of {} bytes, then {}", sizes.0, sizes.1));
+        let (old, new) = (pattern(6, sizes.0), pattern(7, sizes.1));
+        rig.bucket.put_quietly(&name, &old);
+        let first = File::open(rig.path(&name)).unwrap();
+        expect_at(&what, &first, 0, &old[..100 * KIB]);
+        rig.bucket.put_quietly(&name, &new);
+        std::thread::sleep(TTL_OVER);
+        let second = File::open(rig.path(&name)).unwrap();
+        expect_at(&what, &second, 0, &new);
+        for at in [0, 50 * KIB, 700 * KIB, sizes.0 - 1000] {
+            of_this_version_or_stale(&format!("the old {what}"), &first, at, 1000, &old);
+            let end = (at + 1000).min(new.len());
+            if at < end {
+                expect_at(&format!("the new {what}"), &second, at, &new[at..end]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_removed_object_is_read_on_as_far_as_it_is_cached() {
+    let rig = Rig::mounted(&[TTL]);
+    let bytes = pattern(8, 3 * MIB);
+    rig.bucket.put_quietly("f", &bytes);
+    let file = File::open(rig.path("f")).unwrap();
+    expect_at("before", &file, 0, &bytes);
+    super::settle();
+    rig.bucket.delete("f");
+    std::thread::sleep(TTL_OVER);
+    expect_at("after", &file, 0, &bytes);
+    crate::support::forget_pages(&file);
+    expect_at("from the disk", &file, 0, &bytes);
 }
 
 #[test]
