@@ -12,6 +12,7 @@ mod coherence;
 mod conflict;
 mod conformance;
 mod crash;
+mod download;
 mod errors;
 mod mount;
 mod names;
