@@ -41,6 +41,7 @@ mod lookup;
 mod open;
 mod rename;
 mod status;
+pub mod upkeep;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -118,6 +119,7 @@ pub struct FileSystem {
     pages: Pages,
     ahead: Ahead,
     read_ahead_kib: OnceLock<u32>,
+    jobs: upkeep::Jobs,
 }
 
 impl FileSystem {
@@ -148,6 +150,7 @@ impl FileSystem {
             pages: Pages::default(),
             ahead,
             read_ahead_kib: OnceLock::new(),
+            jobs: upkeep::Jobs::default(),
         })
     }
 
@@ -246,6 +249,7 @@ impl FileSystem {
 
     /// Stops: what is not in the bucket goes on at the next mount.
     pub async fn shutdown(&self) {
+        self.jobs.cancel_all();
         self.writer.shutdown().await;
     }
 }

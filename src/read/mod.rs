@@ -17,6 +17,7 @@ mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod whole;
 mod window;
 
@@ -29,6 +30,9 @@ use tokio::sync::Notify;
 
 pub use crate::cache::WholeFile;
 pub use stream::{FetchedAhead, ReadStream};
+pub use upkeep::{
+    CacheReport, Evicted, Kept, ObjectReport, PinTarget, Purged, Repair, VerifyProgress, VerifyReport, Warmed,
+};
 
 use crate::cache::ChunkCache;
 use crate::observe::Metrics;

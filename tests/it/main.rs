@@ -8,6 +8,7 @@
 mod support;
 
 mod ahead;
+mod cache_commands;
 mod coherence;
 mod conflict;
 mod conformance;

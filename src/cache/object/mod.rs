@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
+pub(super) use presence::GROUP_CHUNKS;
 pub(super) use prover::Prover;
 pub use reading::Resident;
 pub use whole::{Judged, WholeFile};
@@ -20,7 +21,8 @@ use crate::cache::files::{self, Access, BLOCK_BYTES, ChunkState, Opened, Pair, W
 use crate::cache::health::is_full;
 use crate::cache::layout::Name;
 use crate::cache::ledger::{Age, Part, Unit};
-use crate::cache::object::presence::{Chunks, GROUP_CHUNKS, chunks_of};
+use crate::cache::object::presence::{Chunks, chunks_of};
+use crate::cache::report::Pinned;
 use crate::cache::{ChunkCache, Disk, Kept, ObjectReport, locked};
 use crate::observe::Counter;
 use crate::types::{ByteRange, Crc64, ObjectId, RangeSet};
@@ -234,13 +236,16 @@ impl CachedObject {
     }
 
     /// Takes all of the object off the disk, which is charged with `parts`, unless it must stay.
-    pub(super) fn evict_all(&self, parts: &[Part]) -> io::Result<Option<Kept>> {
+    pub(super) fn evict_all(&self, parts: &[Part], pinned: Pinned) -> io::Result<Option<Kept>> {
         let Some(disk) = self.cache.disk() else {
             return Ok(None);
         };
         let mut files = self.write_files();
         self.open(disk, &mut files)?;
-        let kept = self.why_kept();
+        let kept = self.why_kept().filter(|kept| match (kept, pinned) {
+            (Kept::InUse, Pinned::Stays | Pinned::Goes) | (Kept::Pinned, Pinned::Stays) => true,
+            (Kept::Pinned, Pinned::Goes) => false,
+        });
         if kept.is_none() {
             self.remove_files(disk, &mut files)?;
             self.cache.books(disk, |ledger| {
