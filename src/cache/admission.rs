@@ -127,8 +127,7 @@ impl ChunkCache {
                     return false;
                 }
             }
-            if disk.freeing_pause.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|end| now < end)
-            {
+            if locked(&disk.freeing_pause).is_some_and(|end| now < end) {
                 return false;
             }
             free_before = free_before.or(disk.space.free_bytes().ok());

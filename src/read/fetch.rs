@@ -114,7 +114,8 @@ impl Fetch {
             match step {
                 None => {
                     // The news that nobody is interested may have come while somebody still waited.
-                    if !self.flight.is_wanted() && self.cancel() {
+                    let is_over = self.at == self.flight.range.end;
+                    if !is_over && !self.flight.is_wanted() && self.cancel() {
                         return;
                     }
                 }

@@ -1,5 +1,7 @@
 //! Reading as its users see it: which bytes, how many requests, what happens when the store fails.
 
+mod whole;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,7 @@
-//! The chunks of one version of one object: looking, keeping, giving up.
+//! The chunks of one version of one object: which are here, and what may be done to their files.
 
+mod arriving;
+mod leaving;
 mod presence;
 mod prover;
 mod reading;
@@ -11,29 +13,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
+pub(super) use leaving::Taken;
 pub(super) use presence::GROUP_CHUNKS;
 pub(super) use prover::Prover;
 pub use reading::Resident;
 pub use whole::{Judged, WholeFile};
 
 use crate::cache::files::map::Header;
-use crate::cache::files::{self, Access, BLOCK_BYTES, ChunkState, Opened, Pair, Wait};
-use crate::cache::health::is_full;
+use crate::cache::files::{self, BLOCK_BYTES, Opened, Pair};
 use crate::cache::layout::Name;
 use crate::cache::ledger::{Age, Part, Unit};
 use crate::cache::object::presence::{Chunks, chunks_of};
-use crate::cache::report::Pinned;
-use crate::cache::{ChunkCache, Disk, Kept, ObjectReport, locked};
+use crate::cache::{ChunkCache, Disk, ObjectReport, locked};
 use crate::observe::Counter;
-use crate::types::{ByteRange, Crc64, ObjectId, RangeSet};
+use crate::types::{ByteRange, ObjectId, RangeSet};
 
 /// What a group takes on disk besides its chunks: a block of the map, and its share of the header and of the file
 /// system's own records.
 const GROUP_OVERHEAD_BYTES: u64 = 2 * BLOCK_BYTES;
-/// Objects found on disk are evicted as a whole up to this many groups; larger ones are looked into first.
-const WHOLE_GROUPS_MAX: u64 = 4;
-/// Tries to write a chunk; between two of them something is evicted.
-const WRITES_MAX: u32 = 2;
 
 /// The chunks of one version of one object. While it is held, eviction may still take chunks, but not the files' names.
 pub struct CachedObject {
@@ -70,26 +67,6 @@ enum Presence {
     Unknown,
     /// It has been read.
     Known(Chunks),
-}
-
-/// What has become of a unit that was to be evicted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Taken {
-    /// It is off the disk.
-    Off,
-    /// It is now charged by its groups, and one of those can go.
-    Split,
-    /// It must stay.
-    Kept,
-}
-
-/// A chunk on its way to the disk.
-struct Arrival<'a> {
-    chunk: u64,
-    crc: Crc64,
-    bytes: &'a [u8],
-    /// Bytes admitted for it.
-    reserved: u64,
 }
 
 impl CachedObject {
@@ -144,115 +121,11 @@ impl CachedObject {
         }
     }
 
-    /// Keeps whole chunks: `offset` is a multiple of the chunk size, `bytes` ends on one or at the object's end.
-    pub fn put(&self, offset: u64, bytes: &[u8]) {
-        let (Some(disk), Some(header)) = (self.cache.disk(), self.header.get()) else {
-            return;
-        };
-        let end = offset + bytes.len() as u64;
-        assert!(
-            offset.is_multiple_of(header.chunk_bytes)
-                && (end.is_multiple_of(header.chunk_bytes) || end == header.size)
-                && end <= header.size,
-            "only whole chunks of the object are kept, not {offset}..{end}"
-        );
-        self.look();
-        let first = offset / header.chunk_bytes;
-        for (chunk, bytes) in (first..).zip(bytes.chunks(header.chunk_bytes as usize)) {
-            if !self.has(chunk) && !self.keep(disk, header, chunk, bytes) {
-                self.cache.metrics.add(Counter::CacheBypassed, 1);
-            }
-        }
-    }
-
-    /// Why the object may not be evicted.
-    pub(super) fn why_kept(&self) -> Option<Kept> {
-        if self.handed_out.load(Ordering::SeqCst) > 0 {
-            return Some(Kept::InUse);
-        }
-        self.is_pinned().then_some(Kept::Pinned)
-    }
-
     pub(super) fn is_pinned(&self) -> bool {
         match (self.cache.disk(), self.header.get()) {
             (Some(disk), Some(header)) => disk.pins().holds(&header.key, self.name),
             (Some(_) | None, Some(_) | None) => false,
         }
-    }
-
-    /// Takes a group of chunks off the disk.
-    pub(super) fn evict_group(&self, group: u64) -> io::Result<Taken> {
-        let Some(disk) = self.cache.disk() else {
-            return Ok(Taken::Off);
-        };
-        let mut files = self.write_files();
-        self.open(disk, &mut files)?;
-        if self.why_kept().is_some() {
-            return Ok(Taken::Kept);
-        }
-        let chunks = group * GROUP_CHUNKS..(group + 1) * GROUP_CHUNKS;
-        let done = match &*files {
-            Files::Open(pair) => self.change(pair, || {
-                self.known(|chunks| chunks.remove_group(group));
-                pair.discard(chunks)
-            }),
-            Files::Unopened | Files::Missing | Files::Unusable => Ok(()),
-        };
-        match done {
-            Ok(()) => {}
-            Err(error) if is_without_holes(&error) => self.remove_files(disk, &mut files)?,
-            Err(error) => return Err(error),
-        }
-        // Chunks may have come to the group after it had been chosen. They are off the disk as well now.
-        self.cache.books(disk, |ledger| ledger.forget(self.unit(group)));
-        Ok(Taken::Off)
-    }
-
-    /// Takes an object off the disk that was found there and charged with `charge`, or, when it is large, charges it
-    /// by its groups, of which the evictor then takes what it needs.
-    pub(super) fn evict_whole(&self, charge: u64) -> io::Result<Taken> {
-        let Some(disk) = self.cache.disk() else {
-            return Ok(Taken::Off);
-        };
-        let mut files = self.write_files();
-        if matches!(*locked(&self.presence), Presence::Known(_)) {
-            return Ok(Taken::Split);
-        }
-        let may_be_large = charge > WHOLE_GROUPS_MAX * GROUP_CHUNKS * self.cache.chunk_bytes;
-        if may_be_large || !disk.pins().is_empty() {
-            self.open(disk, &mut files)?;
-        }
-        if self.why_kept().is_some() {
-            return Ok(Taken::Kept);
-        }
-        let is_of_our_cut =
-            matches!(&*files, Files::Open(pair) if pair.header().chunk_bytes == self.cache.chunk_bytes);
-        if may_be_large && is_of_our_cut {
-            self.index(disk, &mut files, Age::Oldest)?;
-            return Ok(Taken::Split);
-        }
-        self.remove_files(disk, &mut files)?;
-        Ok(Taken::Off)
-    }
-
-    /// Takes all of the object off the disk, which is charged with `parts`, unless it must stay.
-    pub(super) fn evict_all(&self, parts: &[Part], pinned: Pinned) -> io::Result<Option<Kept>> {
-        let Some(disk) = self.cache.disk() else {
-            return Ok(None);
-        };
-        let mut files = self.write_files();
-        self.open(disk, &mut files)?;
-        let kept = self.why_kept().filter(|kept| match (kept, pinned) {
-            (Kept::InUse, Pinned::Stays | Pinned::Goes) | (Kept::Pinned, Pinned::Stays) => true,
-            (Kept::Pinned, Pinned::Goes) => false,
-        });
-        if kept.is_none() {
-            self.remove_files(disk, &mut files)?;
-            self.cache.books(disk, |ledger| {
-                parts.iter().for_each(|&part| ledger.forget(Unit { name: self.name, part }));
-            });
-        }
-        Ok(kept)
     }
 
     /// Reads the map, if that has not been done and the disk is not to be left alone.
@@ -365,65 +238,6 @@ impl CachedObject {
         done
     }
 
-    /// Takes a chunk off the disk that did not prove good, unless it has been replaced meanwhile. True when it has.
-    pub(super) fn give_up_damaged(&self, disk: &Disk, chunk: u64) -> bool {
-        let mut files = self.write_files();
-        let Files::Open(pair) = &*files else {
-            return false;
-        };
-        let header = pair.header();
-        let mut bytes = vec![0; header.chunk_range(chunk).len() as usize];
-        if !self.has(chunk) || pair.read_chunk(chunk, &mut bytes, Wait::Allowed) == ChunkState::Good {
-            return false;
-        }
-        let group = chunk / GROUP_CHUNKS;
-        let charge = || {
-            let bits = self.known(|chunks| chunks.group(group)).unwrap_or(0);
-            charge_of(header, group, bits)
-        };
-        let before = charge();
-        self.cache.metrics.add(Counter::CacheDamaged, 1);
-        log::warn!("Chunk {chunk} of cache file {} is damaged and will be fetched again", self.name);
-        let is_handed_out = self.handed_out.load(Ordering::SeqCst) > 0;
-        let done = self.change(pair, || {
-            self.known(|chunks| chunks.remove(chunk));
-            match is_handed_out {
-                // Whoever has the file would read zeros from a hole. Its bytes are written over when they are fetched.
-                true => pair.clear_slots(chunk..chunk + 1),
-                false => pair.discard(chunk..chunk + 1),
-            }
-        });
-        let charge = before - charge();
-        match done {
-            // What is still on disk stays charged.
-            Ok(()) if is_handed_out => {}
-            Ok(()) => self.cache.books(disk, |ledger| ledger.shrink(self.unit(group), charge)),
-            Err(error) if is_without_holes(&error) && !is_handed_out => {
-                if let Err(error) = self.remove_files(disk, &mut files) {
-                    self.cache.note_failure(disk, &error);
-                }
-            }
-            Err(error) => {
-                self.known(|chunks| chunks.remove(chunk));
-                self.cache.note_failure(disk, &error);
-            }
-        }
-        true
-    }
-
-    /// Takes files of no use off the disk, unless they are handed out. True when they have gone.
-    pub(super) fn give_up_files(&self, disk: &Disk) -> bool {
-        let mut files = self.write_files();
-        if self.handed_out.load(Ordering::SeqCst) > 0 {
-            return false;
-        }
-        let removed = self.remove_files(disk, &mut files);
-        if let Err(error) = &removed {
-            self.cache.note_failure(disk, error);
-        }
-        removed.is_ok()
-    }
-
     /// Does something while nobody changes the object.
     pub(super) fn while_unchanged<T>(&self, act: impl FnOnce() -> T) -> T {
         let _files = self.write_files();
@@ -454,114 +268,6 @@ impl CachedObject {
                 .is_some_and(|disk| disk.pins().holds(object.key.as_str(), self.name)),
             is_sealed: sealed,
             is_in_use,
-        }
-    }
-
-    /// Removes the files. The caller holds `files` for writing.
-    fn remove_files(&self, disk: &Disk, files: &mut Files) -> io::Result<()> {
-        files::remove(&disk.directory, self.name)?;
-        *files = Files::Missing;
-        let known = Presence::Known(Chunks::default());
-        let before = std::mem::replace(&mut *locked(&self.presence), known);
-        self.cache.books(disk, |ledger| {
-            ledger.forget(Unit { name: self.name, part: Part::Whole });
-            match before {
-                Presence::Unknown => {}
-                Presence::Known(chunks) => {
-                    chunks.groups().for_each(|(group, _)| ledger.forget(self.unit(group)));
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Writes a chunk that is not here. False when it could not be kept.
-    fn keep(&self, disk: &Disk, header: &Header, chunk: u64, bytes: &[u8]) -> bool {
-        if disk.health.is_paused(Instant::now()) {
-            return false;
-        }
-        let reserved = chunk_charge(header, chunk) + GROUP_OVERHEAD_BYTES;
-        let arrival = Arrival { chunk, crc: Crc64::of(bytes), bytes, reserved };
-        for write in 1..=WRITES_MAX {
-            if !self.cache.admit(disk, reserved) {
-                return false;
-            }
-            let Err(error) = self.write(disk, header, &arrival) else {
-                disk.health.worked(&disk.directory);
-                return true;
-            };
-            // Others have filled the disk: what is cached longest makes room for what is wanted now.
-            if write == WRITES_MAX || !is_full(&error) || !self.cache.evict_for_others(disk) {
-                self.cache.note_failure(disk, &error);
-                return false;
-            }
-        }
-        false
-    }
-
-    /// One try to write. Settles the reservation, or releases it.
-    fn write(&self, disk: &Disk, header: &Header, arrival: &Arrival<'_>) -> io::Result<()> {
-        let Arrival { chunk, crc, bytes, reserved } = *arrival;
-        let mut files = self.write_files();
-        let release = || self.cache.books(disk, |ledger| ledger.release(reserved));
-        if self.has(chunk) {
-            release();
-            return Ok(());
-        }
-        if let Err(error) = self.open_for_writing(disk, header, &mut files) {
-            release();
-            return Err(error);
-        }
-        let Files::Open(pair) = &*files else {
-            unreachable!("it has just been opened");
-        };
-        let group = chunk / GROUP_CHUNKS;
-        let charge = |bits| charge_of(header, group, bits);
-        let before = self.known(|chunks| chunks.group(group)).unwrap_or(0);
-        let mut is_undone = true;
-        let written = self.change(pair, || {
-            pair.write_chunk(chunk, crc, bytes).inspect_err(|_| {
-                // A slot that stays half written does not check, and data without a slot are not served; but they
-                // may still take room.
-                is_undone = pair.discard(chunk..chunk + 1).is_ok();
-            })
-        });
-        if written.is_err() && is_undone {
-            release();
-            return written;
-        }
-        let grown = before | 1 << (chunk % GROUP_CHUNKS);
-        self.cache.books(disk, |ledger| {
-            ledger.settle(self.unit(group), reserved, charge(grown) - charge(before));
-        });
-        written?;
-        self.known(|chunks| {
-            chunks.insert(chunk);
-            let as_left = chunks.witness();
-            chunks.prove(chunk, as_left);
-        });
-        Ok(())
-    }
-
-    fn open_for_writing(&self, disk: &Disk, header: &Header, files: &mut Files) -> io::Result<()> {
-        if matches!(*locked(&self.presence), Presence::Unknown) {
-            return Err(io::Error::other("its map has not been read"));
-        }
-        match files {
-            Files::Open(pair) if pair.access() == Access::ReadWrite => Ok(()),
-            Files::Open(_) => match Pair::open_for(&disk.directory, self.name, Access::ReadWrite)? {
-                Opened::Pair(pair) => {
-                    *files = Files::Open(pair);
-                    Ok(())
-                }
-                Opened::Missing | Opened::Unusable => Err(io::Error::other("its files have changed")),
-            },
-            Files::Missing => {
-                let _making = locked(&disk.making);
-                *files = Files::Open(Pair::create(&disk.directory, header)?);
-                Ok(())
-            }
-            Files::Unopened | Files::Unusable => Err(io::Error::other("its files cannot be opened")),
         }
     }
 
@@ -629,11 +335,6 @@ impl fmt::Debug for CachedObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedObject").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// Whether a file system has told that it cannot take parts out of files.
-fn is_without_holes(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Unsupported)
 }
 
 /// Whether an error is that of a place on the disk that cannot be read.

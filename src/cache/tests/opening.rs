@@ -102,7 +102,7 @@ fn kill(home: &Path, bytes: u64) {
 fn thousands_of_objects_are_no_reason_to_wait() {
     let home = TempDir::new().unwrap();
     let old = object("old", 3 * GROUP);
-    let count = 6_000;
+    let count = 4_000;
     {
         let (cache, _) = open(home.path());
         put(&cache.object(&old), &old, ByteRange::new(0, old.size));
@@ -159,7 +159,7 @@ fn the_limit_holds_while_the_scan_is_still_running() {
         }
         assert!(disk_bytes(home.path()) > limit / 2);
     }
-    for round in 0..4u64 {
+    for round in 0..3u64 {
         let done = AtomicBool::new(false);
         let (cache, _) = open_unscanned(home.path(), limit);
         let highest = std::thread::scope(|scope| {
@@ -170,7 +170,7 @@ fn the_limit_holds_while_the_scan_is_still_running() {
                 }
                 highest
             });
-            for n in 0..150 {
+            for n in 0..100 {
                 let id = object(&format!("new{round}/{n}"), 7 * CHUNK);
                 let cached = cache.object(&id);
                 put(&cached, &id, ByteRange::new(0, id.size));
