@@ -303,6 +303,22 @@ impl Ledger {
         holdings
     }
 
+    /// The holding of one object, which has these parts at most.
+    pub(crate) fn holding(&self, name: Name, parts: impl Iterator<Item = Part>) -> Holding {
+        let mut holding = Holding::default();
+        let aside = self.aside.get(&name);
+        for part in parts {
+            let unit = self.units.peek(&Unit { name, part });
+            let charges = unit.into_iter().chain(aside.and_then(|parts| parts.get(&part)));
+            let before = holding.bytes;
+            holding.bytes += charges.sum::<u64>();
+            if holding.bytes > before {
+                holding.parts.push(part);
+            }
+        }
+        holding
+    }
+
     fn enter(&mut self, unit: Unit, charge: u64, age: Age) {
         self.forget(unit);
         self.units.push(unit, charge);

@@ -43,6 +43,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Instant;
 
+pub use files::volumes;
 pub use object::{CachedObject, Judged, Resident, WholeFile};
 pub use pins::PinTarget;
 pub use report::{CacheReport, Evicted, Kept, ObjectReport, Purged};

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cache::files::BLOCK_BYTES;
 use crate::cache::files::map::Header;
 use crate::cache::layout::Name;
+use crate::cache::ledger::Part;
+use crate::cache::object::{GROUP_CHUNKS, GROUP_OVERHEAD_BYTES};
 use crate::cache::{ChunkCache, Disk, Keeping, PinTarget, locked};
 use crate::observe::Counter;
 use crate::types::{ByteSize, ObjectId};
@@ -75,6 +78,13 @@ pub enum Kept {
     InUse,
     /// A pin holds it.
     Pinned,
+}
+
+/// Whether what is pinned stays when the user has something taken off the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pinned {
+    Stays,
+    Goes,
 }
 
 /// What has come of evicting an object.
@@ -170,6 +180,12 @@ impl ChunkCache {
         report
     }
 
+    /// What the first `object_bytes` of an object take on disk, at most, with the records that belong to them.
+    pub fn bytes_for(&self, object_bytes: u64) -> u64 {
+        let groups = object_bytes.div_ceil(GROUP_CHUNKS * self.chunk_bytes);
+        object_bytes.next_multiple_of(BLOCK_BYTES) + groups * GROUP_OVERHEAD_BYTES
+    }
+
     /// One version of one object. Reads its map.
     pub fn object_report(self: &Arc<Self>, object: &ObjectId) -> ObjectReport {
         self.hold(Name::of(&self.header(object))).report(object)
@@ -178,16 +194,12 @@ impl ChunkCache {
     /// Takes one version of an object off the disk, unless it is handed out or pinned. Whoever reads it goes on with the
     /// store. An error when the disk does not let it go.
     pub fn evict(self: &Arc<Self>, object: &ObjectId) -> io::Result<Evicted> {
-        let Some(disk) = self.disk() else {
-            return Ok(Evicted { bytes: 0, kept: None });
-        };
-        let name = Name::of(&self.header(object));
-        let held = self.hold(name);
-        // Until its map has been read, what it takes may not be known yet.
-        held.look();
-        let holding = locked(&disk.ledger).holdings().remove(&name).unwrap_or_default();
-        let kept = held.evict_all(&holding.parts)?;
-        Ok(Evicted { bytes: if kept.is_none() { holding.bytes } else { 0 }, kept })
+        self.take_off(object, Pinned::Stays)
+    }
+
+    /// As [`ChunkCache::evict`], also when it is pinned. The pin stays: what is fetched again is held again.
+    pub fn evict_pinned(self: &Arc<Self>, object: &ObjectId) -> io::Result<Evicted> {
+        self.take_off(object, Pinned::Goes)
     }
 
     /// Takes everything off the disk that is neither handed out nor pinned, and says what stays. Waits for the scan.
@@ -199,7 +211,7 @@ impl ChunkCache {
         disk.scan.wait_end(PURGE_SCAN_WAIT_MAX);
         let holdings = locked(&disk.ledger).holdings();
         for (name, holding) in holdings {
-            let (objects, bytes) = match self.hold(name).evict_all(&holding.parts) {
+            let (objects, bytes) = match self.hold(name).evict_all(&holding.parts, Pinned::Stays) {
                 Ok(None) => (&mut purged.objects, &mut purged.bytes),
                 Ok(Some(Kept::InUse)) => (&mut purged.in_use_objects, &mut purged.in_use_bytes),
                 Ok(Some(Kept::Pinned)) => (&mut purged.pinned_objects, &mut purged.pinned_bytes),
@@ -214,6 +226,21 @@ impl ChunkCache {
             *bytes += holding.bytes;
         }
         purged
+    }
+
+    fn take_off(self: &Arc<Self>, object: &ObjectId, pinned: Pinned) -> io::Result<Evicted> {
+        let Some(disk) = self.disk() else {
+            return Ok(Evicted { bytes: 0, kept: None });
+        };
+        let name = Name::of(&self.header(object));
+        let held = self.hold(name);
+        // Until its map has been read, what it takes may not be known yet.
+        held.look();
+        let groups = object.size.div_ceil(GROUP_CHUNKS * self.chunk_bytes);
+        let parts = std::iter::once(Part::Whole).chain((0..groups).map(Part::Group));
+        let holding = locked(&disk.ledger).holding(name, parts);
+        let kept = held.evict_all(&holding.parts, pinned)?;
+        Ok(Evicted { bytes: if kept.is_none() { holding.bytes } else { 0 }, kept })
     }
 
     fn report_on(&self, disk: &Disk, report: &mut CacheReport) {

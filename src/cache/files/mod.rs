@@ -6,6 +6,7 @@
 pub(crate) mod map;
 mod reading;
 pub(crate) mod seal;
+mod volumes;
 pub(crate) mod witness;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -17,6 +18,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 pub(crate) use reading::{ChunkState, Wait, WholeSum};
+pub use volumes::volumes;
 
 use crate::cache::files::map::{HEADER_BYTES_MAX, Header, Slot};
 use crate::cache::files::seal::{SEAL_BYTES, Seal};

@@ -7,6 +7,7 @@ use crate::cache::files::{self, ChunkState, Wait};
 use crate::cache::ledger::{Age, Part, Unit};
 use crate::cache::object::presence::{Chunks, GROUP_CHUNKS};
 use crate::cache::object::{CachedObject, Files, Presence, charge_of};
+use crate::cache::report::Pinned;
 use crate::cache::{Disk, Kept, locked};
 use crate::observe::Counter;
 
@@ -89,13 +90,16 @@ impl CachedObject {
     }
 
     /// Takes all of the object off the disk, which is charged with `parts`, unless it must stay.
-    pub(in crate::cache) fn evict_all(&self, parts: &[Part]) -> io::Result<Option<Kept>> {
+    pub(in crate::cache) fn evict_all(&self, parts: &[Part], pinned: Pinned) -> io::Result<Option<Kept>> {
         let Some(disk) = self.cache.disk() else {
             return Ok(None);
         };
         let mut files = self.write_files();
         self.open(disk, &mut files)?;
-        let kept = self.why_kept();
+        let kept = self.why_kept().filter(|kept| match (kept, pinned) {
+            (Kept::InUse, Pinned::Stays | Pinned::Goes) | (Kept::Pinned, Pinned::Stays) => true,
+            (Kept::Pinned, Pinned::Goes) => false,
+        });
         if kept.is_none() {
             self.remove_files(disk, &mut files)?;
             self.cache.books(disk, |ledger| {
