@@ -20,14 +20,16 @@ use crate::observe::task;
 
 /// Connections at once; a further one waits in the listener's queue.
 const CONNECTIONS_MAX: usize = 16;
-/// Longest request line, in bytes.
-const REQUEST_BYTES_MAX: u64 = 16 << 10;
+/// Longest request line, in bytes: room for as many paths as fit on a command line.
+pub const REQUEST_BYTES_MAX: u64 = 2 << 20;
 /// Longest silence before a connection is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Longest a client may take to read an answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest that [`Server::finished`] waits for answers on their way.
 const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
+/// What a socket's name ends in while nobody is to find it; no longer than what it ends in later.
+const UNSEEN_SUFFIX: &str = "new";
 /// Wait after a failed accept (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,9 +96,18 @@ impl Drop for Server {
     }
 }
 
+/// Listens under another name first: whoever finds a socket that nobody listens on takes its daemon for dead and
+/// removes it, and between bind(2) and listen(2) that would be ours.
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let unseen = path.with_extension(UNSEEN_SUFFIX);
+    match fs::remove_file(&unseen) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(&unseen)?;
+    fs::set_permissions(&unseen, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&unseen, path)?;
     Ok(listener)
 }
 

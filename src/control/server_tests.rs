@@ -30,7 +30,7 @@ impl Operator for Parrot {
                 Answer::Error { code: ErrorCode::Failed, message: format!("no upload {session}") }
             }
             Command::Unmount { .. } => panic!("an operator's defect"),
-            Command::Status => Answer::Done,
+            Command::Status | Command::Cache(_) => Answer::Done,
         }
     }
 }
@@ -164,6 +164,32 @@ fn a_second_daemon_for_the_mountpoint_is_refused_and_a_dead_one_replaced() {
     assert!(Client::all(&house.directories()).is_empty());
     let error = Client::connect(&house.directories(), Path::new("/m")).unwrap_err();
     assert_eq!(error.to_string(), "no tetherfs is mounted on /m");
+}
+
+#[test]
+fn whoever_looks_while_a_daemon_starts_does_not_take_its_socket_for_a_dead_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _on = runtime.enter();
+    let directories = vec![folder.path().to_owned()];
+    let options = Options { directories: directories.clone(), mountpoint: "/m".into() };
+    let path = folder.path().join(socket::socket_name(Path::new("/m")));
+    // Looks for as long as the other end of the channel is there, however this test ends.
+    let (look, is_over) = std::sync::mpsc::channel::<()>();
+    let looked_at = path.clone();
+    let looking = std::thread::spawn(move || {
+        while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            socket::is_alive(&looked_at);
+        }
+    });
+    for start in 0..200 {
+        let server = Server::start(&options, Arc::new(Parrot));
+        let server = server.unwrap_or_else(|error| panic!("start {start}: {error}"));
+        assert!(path.exists(), "start {start}: the socket was removed");
+        drop(server);
+    }
+    drop(look);
+    looking.join().unwrap();
 }
 
 #[test]
