@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cache::files::BLOCK_BYTES;
 use crate::cache::files::map::Header;
 use crate::cache::layout::Name;
 use crate::cache::ledger::Part;
-use crate::cache::object::GROUP_CHUNKS;
+use crate::cache::object::{GROUP_CHUNKS, GROUP_OVERHEAD_BYTES};
 use crate::cache::{ChunkCache, Disk, Keeping, PinTarget, locked};
 use crate::observe::Counter;
 use crate::types::{ByteSize, ObjectId};
@@ -177,6 +178,12 @@ impl ChunkCache {
             Keeping::OnDisk(disk) => self.report_on(disk, &mut report),
         }
         report
+    }
+
+    /// What the first `object_bytes` of an object take on disk, at most, with the records that belong to them.
+    pub fn bytes_for(&self, object_bytes: u64) -> u64 {
+        let groups = object_bytes.div_ceil(GROUP_CHUNKS * self.chunk_bytes);
+        object_bytes.next_multiple_of(BLOCK_BYTES) + groups * GROUP_OVERHEAD_BYTES
     }
 
     /// One version of one object. Reads its map.

@@ -36,13 +36,12 @@ pub struct Warmed {
 }
 
 impl Reader {
-    /// Brings what the cache lacks of an object, from its beginning on and `bytes_max` at most, and waits until it is on
-    /// disk or it is clear that it does not get there. `on_bytes` is told how many more bytes are there, a few times a
-    /// second. Dropping the future ends it; what has come stays.
+    /// Brings what the cache lacks of an object, and waits until it is on disk or it is clear that it does not get there.
+    /// `on_bytes` is told how many more bytes are there, a few times a second. Dropping the future ends it; what has come
+    /// stays.
     pub async fn warm(
         self: &Arc<Self>,
         object: &ObjectId,
-        bytes_max: u64,
         on_bytes: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Warmed, Error> {
         let Some(cache) = self.shared.cache.clone() else {
@@ -50,7 +49,7 @@ impl Reader {
         };
         let cached = cache.object(object);
         let all = ByteRange::new(0, object.size);
-        let wanted = first_bytes(present(&cached).await.gaps(all), bytes_max);
+        let wanted = present(&cached).await.gaps(all);
         let reading = self.read_all(object, &wanted);
         tokio::pin!(reading);
         let mut told = 0;
@@ -82,6 +81,11 @@ impl Reader {
     /// The cache in numbers; `None` without one.
     pub fn cache_report(&self) -> Option<CacheReport> {
         self.shared.cache.as_ref().map(|cache| cache.report())
+    }
+
+    /// What the first `object_bytes` of an object take in the cache, at most.
+    pub fn bytes_for(&self, object_bytes: u64) -> u64 {
+        self.shared.cache.as_ref().map_or(0, |cache| cache.bytes_for(object_bytes))
     }
 
     /// What is cached of an object. An empty one is whole without being there.
@@ -172,32 +176,4 @@ fn sum(ranges: &[ByteRange]) -> u64 {
 async fn present(cached: &Arc<CachedObject>) -> RangeSet {
     let cached = cached.clone();
     task::spawn_blocking("cache-look", move || cached.present()).await.unwrap_or_default()
-}
-
-/// The ranges cut where they have `bytes_max` bytes together.
-fn first_bytes(ranges: Vec<ByteRange>, mut bytes_max: u64) -> Vec<ByteRange> {
-    let mut first = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        let part = range.clip(range.start.saturating_add(bytes_max));
-        if part.is_empty() {
-            break;
-        }
-        bytes_max -= part.len();
-        first.push(part);
-    }
-    first
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_cuts_ranges_from_the_beginning() {
-        let ranges = vec![ByteRange::new(5, 10), ByteRange::new(20, 40)];
-        assert_eq!(first_bytes(ranges.clone(), u64::MAX), ranges);
-        assert_eq!(first_bytes(ranges.clone(), 8), [ByteRange::new(5, 10), ByteRange::new(20, 23)]);
-        assert_eq!(first_bytes(ranges.clone(), 5), [ByteRange::new(5, 10)]);
-        assert_eq!(first_bytes(ranges, 0), []);
-    }
 }

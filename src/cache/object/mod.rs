@@ -30,7 +30,7 @@ use crate::types::{ByteRange, ObjectId, RangeSet};
 
 /// What a group takes on disk besides its chunks: a block of the map, and its share of the header and of the file
 /// system's own records.
-const GROUP_OVERHEAD_BYTES: u64 = 2 * BLOCK_BYTES;
+pub(super) const GROUP_OVERHEAD_BYTES: u64 = 2 * BLOCK_BYTES;
 
 /// The chunks of one version of one object. While it is held, eviction may still take chunks, but not the files' names.
 pub struct CachedObject {

@@ -41,13 +41,14 @@ const WARM_EXAMPLES: &str = r#"Examples:
   tetherfs cache warm ~/photos/2024
   tetherfs cache warm --json FILE
 
-Only what is missing is fetched. After Ctrl-C, or a crash, the same command goes on where it was.
+Only what is missing is fetched, of those files that fit as a whole. After Ctrl-C, or a crash, the
+same command goes on where it was.
 The exit code is 0 when all of it is in the cache, 1 when it does not fit or something failed.
 
 With --json:
   [{"mountpoint", "files", "whole_files", "bytes", "kept_bytes", "fetched_bytes",
     "cache_bytes_max", "not_keeping", "changed": {"count", "named": [{"path", "why"}]},
-    "failed": {"count", "named": [{"path", "why"}]}}]"#;
+    "no_room", "failed": as "changed"}]"#;
 
 const PIN_EXAMPLES: &str = r#"Examples:
   tetherfs cache pin ~/photos/best           all below it, new files and versions too

@@ -7,6 +7,9 @@ use crate::cli::output::{self, count, printable};
 use crate::fs::upkeep::{EvictReport, LeftOut, PurgeReport, Unpinned, VerifyReport, WarmReport};
 use crate::types::ByteSize;
 
+/// Files told one by one; scripts are told more.
+const NAMES_MAX: usize = 10;
+
 /// A path in a mount, as users see it.
 pub fn place(mountpoint: &Path, inside: &str) -> String {
     let inside = inside.trim_start_matches('/');
@@ -23,6 +26,7 @@ pub fn warmed(mountpoint: &Path, report: &WarmReport) -> Vec<String> {
     let (kept, bytes, fetched) =
         (ByteSize(report.kept_bytes), ByteSize(report.bytes), ByteSize(report.fetched_bytes));
     let mut lines = left_out(mountpoint, &report.changed, "left out");
+    lines.extend(left_out(mountpoint, &report.no_room, "left out"));
     lines.extend(left_out(mountpoint, &report.failed, "not fetched"));
     if is_all_here(report) {
         let files = count(files(report.files), "file");
@@ -133,9 +137,10 @@ fn left_out(mountpoint: &Path, files: &LeftOut, what: &str) -> Vec<String> {
     let mut lines: Vec<String> = files
         .named
         .iter()
+        .take(NAMES_MAX)
         .map(|file| format!("{} is {what}: {}", place(mountpoint, &file.path), printable(&file.why)))
         .collect();
-    let unnamed = files.count - files.named.len() as u64;
+    let unnamed = files.count - lines.len() as u64;
     if unnamed > 0 {
         lines.push(format!("{unnamed} more are {what}"));
     }

@@ -178,6 +178,8 @@ pub struct WarmReport {
     pub not_keeping: Option<String>,
     /// Files with changes that are not in the bucket yet.
     pub changed: LeftOut,
+    /// Files that there is no room for. A file is fetched as a whole or not at all, unless the room is lost meanwhile.
+    pub no_room: LeftOut,
     /// Files that could not be fetched.
     pub failed: LeftOut,
 }

@@ -1,4 +1,4 @@
-//! Filling the cache: files are fetched side by side, as far as there is room that this would not take from itself.
+//! Filling the cache: files are fetched side by side, those for which there is room that this would not take from itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::{StreamExt, stream};
 
 use crate::fs::FileSystem;
+use crate::fs::error::Error;
 use crate::fs::upkeep::jobs::Meter;
 use crate::fs::upkeep::paths::Subject;
 use crate::fs::upkeep::{CacheNumbers, LeftOut, Outcome, Stage, WarmReport, WorkError};
@@ -15,6 +16,9 @@ use crate::types::ObjectId;
 
 /// Files fetched at once. A large one has several requests in flight as well.
 const FILES_AT_ONCE: usize = 8;
+/// Room that is left, as a share of the cache (one of this many) and in bytes: chunks on their way need a little more.
+const MARGIN_SHARE: u64 = 32;
+const MARGIN_BYTES_MAX: u64 = 1 << 20;
 /// Files that fail one after another before the rest is not tried.
 const FAILURES_MAX: u32 = 8;
 
@@ -22,9 +26,11 @@ const FAILURES_MAX: u32 = 8;
 struct Run<'a> {
     fs: &'a FileSystem,
     meter: &'a Meter,
-    /// Bytes that can be fetched without evicting what is meant to be here.
+    /// Bytes that can come without evicting what is meant to be here.
     room: AtomicU64,
+    /// The cache has refused something.
     is_full: AtomicBool,
+    no_room: Mutex<LeftOut>,
     fetched: AtomicU64,
     failures_in_a_row: AtomicU32,
     failed: Mutex<LeftOut>,
@@ -58,8 +64,9 @@ impl FileSystem {
         let run = Run {
             fs: self,
             meter,
-            room: AtomicU64::new(room(&numbers, &before)),
+            room: AtomicU64::new(self.room(&numbers, &before)),
             is_full: AtomicBool::new(false),
+            no_room: Mutex::default(),
             fetched: AtomicU64::new(0),
             failures_in_a_row: AtomicU32::new(0),
             failed: Mutex::default(),
@@ -80,50 +87,58 @@ impl FileSystem {
             cache_bytes_max: numbers.bytes_max,
             not_keeping,
             changed,
+            no_room: run.no_room.into_inner().unwrap_or_else(PoisonError::into_inner),
             failed: run.failed.into_inner().unwrap_or_else(PoisonError::into_inner),
         }))
+    }
+
+    /// Bytes that can come without anything of these files having to go, or anything pinned.
+    fn room(&self, numbers: &CacheNumbers, files: &[ObjectReport]) -> u64 {
+        let unpinned = files.iter().filter(|report| !report.is_pinned);
+        let wanted_here: u64 = unpinned.map(|report| self.reader.bytes_for(report.bytes_present)).sum();
+        let margin = (numbers.bytes_max / MARGIN_SHARE).min(MARGIN_BYTES_MAX);
+        numbers.bytes_max.saturating_sub(margin + numbers.pinned_bytes + wanted_here)
     }
 }
 
 impl Run<'_> {
     async fn fetch(&self, object: &ObjectId, before: &ObjectReport) {
-        let granted = self.take_room(object.size - before.bytes_present);
-        let is_hopeless = self.failures_in_a_row.load(Ordering::Relaxed) >= FAILURES_MAX;
-        if granted == 0 || is_hopeless || self.is_full.load(Ordering::Relaxed) {
+        if self.failures_in_a_row.load(Ordering::Relaxed) >= FAILURES_MAX {
             return;
         }
+        let reader = &self.fs.reader;
+        let bytes = reader.bytes_for(object.size) - reader.bytes_for(before.bytes_present);
+        if self.is_full.load(Ordering::Relaxed) || !self.take_room(bytes) {
+            return note(&self.no_room, object, "there is no room for it in the cache");
+        }
         let on_bytes = |bytes| self.meter.update(|progress| progress.bytes += bytes);
-        match self.fs.reader.warm(object, granted, &on_bytes).await {
+        match reader.warm(object, &on_bytes).await {
             Ok(Warmed { wanted_bytes, kept_bytes }) => {
                 self.fetched.fetch_add(wanted_bytes, Ordering::Relaxed);
                 self.failures_in_a_row.store(0, Ordering::Relaxed);
                 if kept_bytes < wanted_bytes {
                     self.is_full.store(true, Ordering::Relaxed);
-                } else if kept_bytes + before.bytes_present >= object.size {
+                    note(&self.no_room, object, "the cache took only a part of it");
+                } else {
                     self.meter.update(|progress| progress.files += 1);
                 }
             }
             Err(error) => {
                 self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
-                let why = crate::fs::error::Error::from(error).to_string();
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).add(object.key.as_str(), why);
+                note(&self.failed, object, &Error::from(error).to_string());
             }
         }
     }
 
-    /// As much of these bytes as there is room for.
-    fn take_room(&self, bytes: u64) -> u64 {
-        let take = |room: u64| Some(room.saturating_sub(bytes));
-        let before = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        before.unwrap_or_else(|room| room).min(bytes)
+    /// Takes room for all of these bytes, if there is.
+    fn take_room(&self, bytes: u64) -> bool {
+        let take = |room: u64| room.checked_sub(bytes);
+        self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
-/// Bytes that can come without anything of these files having to go, or anything pinned.
-fn room(numbers: &CacheNumbers, files: &[ObjectReport]) -> u64 {
-    let unpinned = files.iter().filter(|report| !report.is_pinned);
-    let wanted_here: u64 = unpinned.map(|report| report.bytes_present).sum();
-    numbers.bytes_max.saturating_sub(numbers.pinned_bytes).saturating_sub(wanted_here)
+fn note(files: &Mutex<LeftOut>, object: &ObjectId, why: &str) {
+    files.lock().unwrap_or_else(PoisonError::into_inner).add(object.key.as_str(), why);
 }
 
 fn bytes_here(files: &[ObjectReport]) -> u64 {
