@@ -226,6 +226,20 @@ impl Server {
         put.map(drop).map_err(|refusal| unusable(bucket, key, &refusal))
     }
 
+    /// Puts an object of `size` zeros without a request, with bytes in between at the offsets named, in ascending order.
+    /// Takes no more space than those. Fails when they overlap or reach beyond the end.
+    pub fn put_sparse(
+        &self,
+        bucket: &str,
+        key: &str,
+        size: u64,
+        islands: &[(u64, &[u8])],
+    ) -> Result<(), Error> {
+        let put = self.door.store.bucket(bucket);
+        let put = put.and_then(|bucket| plant::put_sparse(&bucket, key, size, islands));
+        put.map(drop).map_err(|refusal| unusable(bucket, key, &refusal))
+    }
+
     /// Reads an object without a request; `None` when there is none.
     pub fn read(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.door.store.bucket(bucket).and_then(|bucket| plant::read(&bucket, key)) {

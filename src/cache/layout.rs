@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! <cache directory>/<first 32 hex digits of sha256(volume)>/lease     one process a volume
+//!                                                      .../pins      what is never evicted (`pins.rs`)
+//!                                                      .../total     how much there is at most (`total.rs`)
 //!                                                      .../ab/cd..ef.data    bytes of an object at their own offsets
 //!                                                      .../ab/cd..ef.map     which of them are here (`map.rs`)
 //! ```
@@ -13,13 +15,18 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::cache::map::Header;
+use crate::cache::files::map::Header;
 use crate::types::Sha256;
 
 /// Suffix of chunk files.
 pub(crate) const DATA_SUFFIX: &str = ".data";
 /// Suffix of maps.
 pub(crate) const MAP_SUFFIX: &str = ".map";
+
+/// Name of the file that holds the pins.
+pub(crate) const PINS_FILE: &str = "pins";
+/// Name of the file that tells how much is on disk.
+pub(crate) const TOTAL_FILE: &str = "total";
 
 const VOLUME_DIGITS: usize = 32;
 const SHARD_DIGITS: usize = 2;

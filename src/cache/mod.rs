@@ -1,49 +1,66 @@
 //! Chunks of objects on local disk: checksummed, bounded, kept across remount and reboot.
 //!
-//! Contract: what [`CachedObject::read`] hands out has just been checked against its checksum; anything else is a miss.
-//! The byte limit holds at every moment; when there is no room, or the disk fails, chunks are not kept and nobody
-//! is told more than a counter. The room does not fetch and has never heard of a store.
+//! Contract:
+//! * What [`CachedObject::read`] hands out has been checked against its checksum by this process, and the file has not
+//!   been changed by anybody else since; anything else is a miss. Whole chunks are checked each time they are read.
+//! * [`CachedObject::whole`] hands out a file of which that is true from end to end, and whose checksum is the store's
+//!   where the store has one. What the kernel then reads from it, it reads unchecked: a disk that gives back other bytes
+//!   than it was given, without an error and after they were checked, is beyond what can be promised there.
+//! * The byte limit holds at every moment, and so much stays free on the disk as was asked for. When there is no room,
+//!   or the disk fails, chunks are not kept and nobody is told more than a counter and one line in the log.
+//! * What is pinned or handed out is not evicted. Pins follow the name; of one name, the version asked for last is held.
+//!
+//! The room does not fetch and has never heard of a store: [`CachedObject::judge`] is told what the store says.
 //!
 //! Each volume has a folder of its own under the cache directory, with a lease on it, and the limit is that of one
 //! folder: two mounts of two buckets may share a directory and take the limit each. A second mount of the same volume
 //! with the same directory keeps nothing and says so in the log.
 //!
-//! What is on disk is found by a scan of names and sizes in the background. Until it has ended, chunks already here are
-//! served, and new ones wait, a moment at most, because the room left is not known.
+//! What is on disk is found by a scan of names and sizes in the background. Chunks already here are served at once. New
+//! ones are admitted at once as well, because a file tells how much there is at most, which counts as used until the
+//! scan has come to it; only after a crash of the machine they wait, a moment at most, for the scan.
 //!
-//! Lock order: the turn to evict, then an object's files, then leaves that are never nested (the table of held
-//! objects, an object's presence, the ledger, the chunks checked last).
+//! Lock order: the turn to evict, then an object's files, then the right to make files, then leaves that are never
+//! nested (the table of held objects, an object's presence, the ledger, the pins).
 
+mod admission;
 mod files;
+mod health;
 mod layout;
 mod ledger;
-mod map;
 mod object;
-mod recent;
+mod pins;
+mod report;
 mod scan;
+mod space;
 #[cfg(test)]
 mod tests;
-mod whole;
+mod total;
+mod verify;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::time::Instant;
 
-pub use object::CachedObject;
-pub use whole::WholeFile;
+pub use object::{CachedObject, Judged, Resident, WholeFile};
+pub use pins::PinTarget;
+pub use report::{CacheReport, Evicted, Kept, ObjectReport, Purged};
+pub use verify::{Repair, VerifyProgress, VerifyReport};
 
+use crate::cache::admission::ScanProgress;
+use crate::cache::files::map::{HEADER_BYTES_MAX, Header};
+use crate::cache::health::Health;
 use crate::cache::layout::Name;
-use crate::cache::ledger::{Admission, Ledger, Part};
-use crate::cache::map::{HEADER_BYTES_MAX, Header};
-use crate::cache::recent::Recent;
-use crate::cache::scan::Found;
+use crate::cache::ledger::Ledger;
+use crate::cache::object::Prover;
+use crate::cache::pins::Pins;
+use crate::cache::space::Space;
+use crate::cache::total::Total;
 use crate::durable::{Lease, LeaseError};
-use crate::observe::{Counter, Gauge, Metrics, task};
+use crate::observe::{Counter, Metrics};
 use crate::types::{ByteSize, ObjectId};
 
-/// Longest that a `put` waits for the end of the scan.
-const SCAN_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Sizes a chunk may have.
 const CHUNK_BYTES_RANGE: std::ops::RangeInclusive<u64> = 4 << 10..=16 << 20;
 
@@ -54,6 +71,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// Most bytes on disk for this volume: chunks in whole blocks, and what their maps take. 0 keeps nothing.
     pub bytes_max: ByteSize,
+    /// Bytes that stay free on the disk for others. 0 fills it up.
+    pub free_bytes_min: ByteSize,
     /// Bytes a chunk, a power of two from 4 KiB to 16 MiB.
     pub chunk_bytes: ByteSize,
 }
@@ -70,8 +89,13 @@ pub struct ChunkCache {
 /// Whether chunks are kept at all.
 #[derive(Debug)]
 enum Keeping {
-    /// No: the limit is 0, or another process has the volume's folder.
-    Nothing,
+    /// No.
+    Nothing {
+        directory: PathBuf,
+        bytes_max: u64,
+        /// Why not, for the user.
+        reason: String,
+    },
     /// Yes.
     OnDisk(Box<Disk>),
 }
@@ -85,20 +109,21 @@ struct Disk {
     held: Mutex<HashMap<Name, Weak<CachedObject>>>,
     /// Held while evicting, so that no more is evicted than is needed.
     eviction_turn: Mutex<()>,
+    /// Held while the files of an object are made, and while a folder is scanned.
+    making: Mutex<()>,
     ledger: Mutex<Ledger>,
-    recent: Recent,
-    scan_end: Arc<ScanEnd>,
-    /// Set by the first failure to write, which is the one that is logged.
-    failure_told: OnceLock<()>,
+    pins: RwLock<Pins>,
+    scan: Arc<ScanProgress>,
+    total: Total,
+    space: Space,
+    /// Until when nothing is evicted for the room that stays free.
+    freeing_pause: Mutex<Option<Instant>>,
+    /// Set when chunks were first refused for the room that stays free, which is logged once.
+    floor_told: OnceLock<()>,
+    health: Health,
+    prover: Prover,
     /// Last, so that the folder is given back when nothing else is left of the cache.
     _lease: Lease,
-}
-
-/// Tells when the scan is over.
-#[derive(Debug, Default)]
-struct ScanEnd {
-    has_come: Mutex<bool>,
-    news: Condvar,
 }
 
 /// Why the cache cannot be opened.
@@ -118,7 +143,8 @@ pub enum CacheError {
 }
 
 impl ChunkCache {
-    /// Opens the cache of `volume`. Does not read the chunks.
+    /// Opens the cache of `volume`. Does not read the chunks. A disk that is full, read-only or failing is no error:
+    /// then nothing is cached.
     pub fn open(
         volume: &str,
         options: Options,
@@ -128,10 +154,10 @@ impl ChunkCache {
         if !chunk_bytes.is_power_of_two() || !CHUNK_BYTES_RANGE.contains(&chunk_bytes) {
             return Err(CacheError::ChunkBytes(options.chunk_bytes));
         }
-        let keeping = Keeping::of(volume, &options)?;
+        let (keeping, bound) = Keeping::of(volume, &options)?;
         let cache = Arc::new(ChunkCache { volume: volume.to_owned(), chunk_bytes, metrics, keeping });
         if let Some(disk) = cache.disk() {
-            start_scan(&cache, disk);
+            admission::start_scan(&cache, disk, bound);
         }
         Ok(cache)
     }
@@ -141,12 +167,21 @@ impl ChunkCache {
         self.chunk_bytes
     }
 
-    /// The chunks of one version of one object; none yet, when it is new. Files are made at the first `put`.
+    /// The chunks of one version of one object; none yet, when it is new. Files are made at the first `put`. Of a pinned
+    /// name, this is the version that is held from now on.
     pub fn object(self: &Arc<Self>, object: &ObjectId) -> Arc<CachedObject> {
-        let header = Header::new(&self.volume, object, self.chunk_bytes);
+        let header = self.header(object);
         let name = Name::of(&header);
         match self.disk() {
-            Some(_) if header.encoded_bytes() <= HEADER_BYTES_MAX => {
+            Some(disk) if header.encoded_bytes() <= HEADER_BYTES_MAX => {
+                if disk.pins().covers(&header.key) {
+                    let before = disk
+                        .pins
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .use_version(&header.key, name);
+                    before.into_iter().for_each(|before| self.bring_back(disk, before));
+                }
                 let held = self.hold(name);
                 held.identify(header);
                 held
@@ -155,9 +190,13 @@ impl ChunkCache {
         }
     }
 
+    fn header(&self, object: &ObjectId) -> Header {
+        Header::new(&self.volume, object, self.chunk_bytes)
+    }
+
     fn disk(&self) -> Option<&Disk> {
         match &self.keeping {
-            Keeping::Nothing => None,
+            Keeping::Nothing { .. } => None,
             Keeping::OnDisk(disk) => Some(disk),
         }
     }
@@ -176,145 +215,81 @@ impl ChunkCache {
         object
     }
 
-    /// Reserves bytes, evicting for them what it takes. False when they cannot be had.
-    ///
-    /// Must be called without any object's lock: it takes those of the objects that it evicts from.
-    fn admit(self: &Arc<Self>, disk: &Disk, bytes: u64) -> bool {
-        loop {
-            match self.books(disk, |ledger| ledger.admit(bytes)) {
-                Admission::Granted => return true,
-                Admission::Refused => return false,
-                Admission::Unknown if disk.scan_end.wait(SCAN_WAIT_MAX) => continue,
-                Admission::Unknown => return false,
-                Admission::Full => {}
-            }
-            let turn = locked(&disk.eviction_turn);
-            // Whoever had the turn before may have made room for this as well.
-            match self.books(disk, |ledger| ledger.admit(bytes)) {
-                Admission::Granted => return true,
-                Admission::Refused | Admission::Unknown => return false,
-                Admission::Full => {}
-            }
-            let evicted = self.evict_oldest(disk);
-            drop(turn);
-            if !evicted {
-                return false;
-            }
-        }
-    }
-
-    /// Evicts something because others have filled the disk. False when there is nothing.
-    fn evict_for_others(self: &Arc<Self>, disk: &Disk) -> bool {
-        let _turn = locked(&disk.eviction_turn);
-        self.evict_oldest(disk)
-    }
-
-    /// Evicts the unit that goes first. False when there is none. The caller has the turn to evict.
-    fn evict_oldest(self: &Arc<Self>, disk: &Disk) -> bool {
-        let Some((unit, charge)) = self.books(disk, Ledger::take_oldest) else {
-            return false;
-        };
-        let object = self.hold(unit.name);
-        match unit.part {
-            Part::Whole => object.evict_whole(charge),
-            Part::Group(group) => object.evict_group(group),
-        }
-        // Dropping the last hold removes the files of an object that has nothing left.
-        drop(object);
-        self.books(disk, |ledger| ledger.left(charge));
-        self.metrics.add(Counter::CacheEvictedBytes, charge);
-        true
-    }
-
-    /// Does something to the ledger and shows the new sum.
-    fn books<T>(&self, disk: &Disk, act: impl FnOnce(&mut Ledger) -> T) -> T {
-        let mut ledger = locked(&disk.ledger);
-        let answer = act(&mut ledger);
-        self.metrics.set(Gauge::CacheBytes, ledger.bytes());
-        answer
-    }
-
-    /// Takes in what the scan has found, and brings the cache under a limit that may have been lowered.
-    fn end_scan(self: &Arc<Self>, found: &[Found]) {
-        let Some(disk) = self.disk() else {
-            return;
-        };
-        self.books(disk, |ledger| ledger.end_scan(found.iter().map(|object| (object.name, object.bytes))));
-        loop {
-            let turn = locked(&disk.eviction_turn);
-            let done = !self.books(disk, |ledger| ledger.is_over()) || !self.evict_oldest(disk);
-            drop(turn);
-            if done {
-                return;
-            }
-        }
+    /// Counts a failure of the disk, and leaves it alone for a while.
+    fn note_failure(&self, disk: &Disk, error: &std::io::Error) {
+        self.metrics.add(Counter::CacheFailures, 1);
+        disk.health.failed(error, &disk.directory, Instant::now());
     }
 }
 
 impl Keeping {
-    fn of(volume: &str, options: &Options) -> Result<Keeping, CacheError> {
+    /// Also tells how much is on disk at most, where that is known.
+    fn of(volume: &str, options: &Options) -> Result<(Keeping, Option<u64>), CacheError> {
+        let nothing = |reason: String| {
+            let (directory, bytes_max) = (options.directory.clone(), options.bytes_max.0);
+            Ok((Keeping::Nothing { directory, bytes_max, reason }, None))
+        };
         if options.bytes_max.0 == 0 {
-            return Ok(Keeping::Nothing);
+            return nothing("--cache-size is 0".to_owned());
         }
         let directory = layout::volume_directory(&options.directory, volume);
+        let failed = |source: std::io::Error| {
+            if !health::is_disk_failing(&source) {
+                return Err(CacheError::Io { directory: directory.clone(), source });
+            }
+            // As later, when it fails while we are mounted.
+            log::warn!("Nothing is cached: {} cannot be used: {source}", directory.display());
+            nothing(format!("{} cannot be used: {source}", directory.display()))
+        };
         let lease = match Lease::acquire(&directory) {
             Ok(lease) => lease,
             Err(LeaseError::Held { holder, .. }) => {
                 log::warn!(
                     "Nothing is cached: process {holder} has the cache of this volume; give one of the mounts a --cache-dir of its own"
                 );
-                return Ok(Keeping::Nothing);
+                return nothing(format!("process {holder} has the cache of this volume"));
             }
-            // As later, when it fills up while we are mounted.
-            Err(LeaseError::Io { directory, source }) if is_full(&source) => {
-                log::warn!("Nothing is cached: there is no room for {}: {source}", directory.display());
-                return Ok(Keeping::Nothing);
-            }
-            Err(LeaseError::Io { directory, source }) => return Err(CacheError::Io { directory, source }),
+            Err(LeaseError::Io { source, .. }) => return failed(source),
         };
-        Ok(Keeping::OnDisk(Box::new(Disk {
-            directory,
+        let opened = Total::open(&directory).and_then(|total| Ok((total, Pins::open(&directory)?)));
+        let ((total, bound), pins) = match opened {
+            Ok(opened) => opened,
+            Err(source) => return failed(source),
+        };
+        let disk = Disk {
             held: Mutex::default(),
             eviction_turn: Mutex::default(),
+            making: Mutex::default(),
             ledger: Mutex::new(Ledger::new(options.bytes_max.0)),
-            recent: Recent::new(options.chunk_bytes.0),
-            scan_end: Arc::default(),
-            failure_told: OnceLock::new(),
+            pins: RwLock::new(pins),
+            scan: Arc::default(),
+            total,
+            space: Space::new(directory.clone(), options.free_bytes_min.0),
+            freeing_pause: Mutex::default(),
+            floor_told: OnceLock::new(),
+            health: Health::default(),
+            prover: Prover::default(),
+            directory,
             _lease: lease,
-        })))
+        };
+        Ok((Keeping::OnDisk(Box::new(disk)), bound))
     }
 }
 
-impl ScanEnd {
-    fn come(&self) {
-        *locked(&self.has_come) = true;
-        self.news.notify_all();
-    }
-
-    /// Waits for the end; false when it has not come by then.
-    fn wait(&self, longest: Duration) -> bool {
-        let waited = self.news.wait_timeout_while(locked(&self.has_come), longest, |has_come| !*has_come);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+impl Disk {
+    fn pins(&self) -> RwLockReadGuard<'_, Pins> {
+        self.pins.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-}
-
-/// Scans in the background. The thread holds the cache only for the moment in which it hands over what it found.
-fn start_scan(cache: &Arc<ChunkCache>, disk: &Disk) {
-    let (weak, directory, end) = (Arc::downgrade(cache), disk.directory.clone(), disk.scan_end.clone());
-    let started = task::thread("cache-scan", move || {
-        let found = scan::scan(&directory, || weak.strong_count() == 0);
-        if let Some(cache) = weak.upgrade() {
-            cache.end_scan(&found);
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let ledger = self.ledger.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ledger.is_scanned()
+            && let Err(error) = self.total.close(ledger.bytes())
+        {
+            log::debug!("Cannot note how much is cached: {error}");
         }
-        end.come();
-    });
-    if let Err(error) = started {
-        log::warn!("Nothing new is cached: cannot start the scan of the cache: {error}");
-        disk.scan_end.come();
     }
 }
 

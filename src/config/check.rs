@@ -157,7 +157,8 @@ fn cache_options(settings: &Settings, directory: PathBuf) -> Result<cache::Optio
         let reason = format!("not even one chunk of {chunk_bytes} fits");
         return Err(settings.refuse(Setting::CacheSize, reason, "give it some GiB, or 0 to keep nothing"));
     }
-    Ok(cache::Options { directory, bytes_max, chunk_bytes })
+    let free_bytes_min = size(settings, Setting::CacheFree)?;
+    Ok(cache::Options { directory, bytes_max, free_bytes_min, chunk_bytes })
 }
 
 fn read_options(

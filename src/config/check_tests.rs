@@ -39,6 +39,7 @@ fn defaults_make_a_configuration() {
     assert_eq!(config.cache.directory, Path::new("/home/u/.cache/tetherfs"));
     assert_eq!(config.cache.bytes_max, "10GiB".parse().unwrap());
     assert_eq!(config.cache.chunk_bytes, ByteSize(256 << 10));
+    assert_eq!(config.cache.free_bytes_min, ByteSize::mib(1024));
     assert_eq!(config.read.memory_bytes, ByteSize::mib(256));
     assert_eq!(config.read.prefetch_bytes, ByteSize::mib(128));
     assert_eq!((config.read.requests_max, config.write.requests_max), (8, 8));
@@ -59,6 +60,7 @@ fn values_arrive_where_they_are_meant() {
         ("endpoint", "http://h:9000"),
         ("path-style", "false"),
         ("cache-size", "0"),
+        ("cache-free", "5M"),
         ("memory", "64MiB"),
         ("commit", "background"),
         ("on-conflict", "overwrite"),
@@ -74,6 +76,7 @@ fn values_arrive_where_they_are_meant() {
     assert_eq!(config.store.s3.endpoint.as_deref(), Some("http://h:9000"));
     assert_eq!(config.store.s3.addressing, AddressingStyle::VirtualHost);
     assert_eq!(config.cache.bytes_max, ByteSize(0));
+    assert_eq!(config.cache.free_bytes_min, ByteSize::mib(5));
     assert_eq!(config.read.prefetch_bytes, ByteSize::mib(16));
     assert_eq!(config.read.request_bytes, ByteSize::mib(16), "the default grows with the chunk");
     assert_eq!(config.write.on_conflict, OnConflict::Overwrite);

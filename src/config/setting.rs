@@ -97,6 +97,8 @@ settings! {
         "Name the bucket in the path of requests; =false: in the host name. Without it: path for an --endpoint";
     CacheDir = "cache-dir", Disk, Text("DIR"), None, "Where downloaded chunks are kept";
     CacheSize = "cache-size", Disk, Text("SIZE"), Some("10GiB"), "Most bytes of downloaded chunks; 0 keeps none";
+    CacheFree = "cache-free", Disk, Text("SIZE"), Some("1GiB"),
+        "Bytes that the cache leaves free on its disk for others; what is cached longest goes when less is free";
     StateDir = "state-dir", Disk, Text("DIR"), None,
         "Where changes wait until they are in the bucket; must be on a disk that survives a reboot";
     StagingSize = "staging-size", Disk, Text("SIZE"), Some("50GiB"),

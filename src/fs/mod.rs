@@ -28,6 +28,7 @@
 //!
 //! Reads and writes take only the fourth. Nothing here waits on the network while a program writes.
 
+mod ahead;
 mod attr;
 mod commit;
 mod dir;
@@ -49,6 +50,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::fs::ahead::Ahead;
 use crate::fs::file::{Files, LocalFile};
 use crate::fs::handles::Handles;
 use crate::fs::kernel::{Pages, Passthrough};
@@ -114,6 +116,7 @@ pub struct FileSystem {
     invalidator: OnceLock<Arc<dyn Invalidator>>,
     passthrough: Passthrough,
     pages: Pages,
+    ahead: Ahead,
     read_ahead_kib: OnceLock<u32>,
 }
 
@@ -130,6 +133,7 @@ impl FileSystem {
         if !options.passthrough {
             passthrough.switch_off("--passthrough=false");
         }
+        let ahead = Ahead::new(reader.request_bytes_max(), reader.ahead_bytes_max());
         Arc::new(FileSystem {
             namespace,
             reader,
@@ -142,6 +146,7 @@ impl FileSystem {
             invalidator: OnceLock::new(),
             passthrough,
             pages: Pages::default(),
+            ahead,
             read_ahead_kib: OnceLock::new(),
         })
     }

@@ -71,7 +71,12 @@ impl FileSystem {
         match self.prepare_open(&state, mode, &*backings).await {
             Ok(access) => {
                 let is_writable = mode.is_writable();
-                let fh = self.handles.add_file(FileHandle { state, is_writable, stream: Mutex::default() });
+                let stream = match mode {
+                    OpenMode::Read => self.look_ahead(&state).map(|stream| (state.content().epoch, stream)),
+                    OpenMode::ReadDirect | OpenMode::Write | OpenMode::Truncate => None,
+                };
+                let stream = Mutex::new(stream);
+                let fh = self.handles.add_file(FileHandle { state, is_writable, stream });
                 Ok(Opened { fh, access })
             }
             Err(error) => {

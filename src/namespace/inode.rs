@@ -1,6 +1,7 @@
 //! One file or directory as the tree knows it, and what `stat` shows of it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Instant;
 
 use crate::namespace::freshness::Freshness;
@@ -275,6 +276,15 @@ impl Folder {
     /// Whether only files with local changes say that it exists, and some do.
     pub fn is_kept_by_local_files(&self) -> bool {
         self.evidence == Evidence::LocalFiles && self.children().next().is_some()
+    }
+
+    /// The entries that are there, of the names behind this one.
+    pub fn children_behind(&self, name: &Name) -> impl Iterator<Item = (&Name, Ino)> {
+        let behind = (Bound::Excluded(name), Bound::Unbounded);
+        self.entries.range::<Name, _>(behind).filter_map(|(name, entry)| match entry {
+            Entry::Present(ino) => Some((name, *ino)),
+            Entry::Absent { .. } => None,
+        })
     }
 
     /// The entries that are there.

@@ -5,6 +5,8 @@
 //! names changed here since are as they are now. When the store's pages are at their end, names that no page showed and
 //! that are there (local files, and what came meanwhile) follow.
 
+mod neighbours;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -17,6 +19,8 @@ use crate::namespace::tree::{Answer, Tree};
 use crate::namespace::{DirEntry, Error, Namespace, Options, lock};
 use crate::store::{self, ErrorKind, ListOptions, Op};
 use crate::types::{Ino, ObjectMeta};
+
+pub use neighbours::{Look, Neighbour, Order};
 
 /// An open directory: a listing that stays the same while it is read.
 #[derive(Debug)]

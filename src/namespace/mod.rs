@@ -43,7 +43,7 @@ use crate::observe::Metrics;
 use crate::store::ObjectStore;
 use crate::types::{Attributes, Ino, Key, ObjectMeta, UnixTime};
 
-pub use listing::Directory;
+pub use listing::{Directory, Look, Neighbour, Order};
 
 /// Most inodes and absent names remembered that nobody refers to.
 const DROPPABLE_MAX: usize = 65_536;

@@ -51,6 +51,10 @@ names! {
         CacheEvictedBytes => "cache_evicted_bytes",
         /// Chunks not kept because the cache was full or failing.
         CacheBypassed => "cache_bypassed",
+        /// Errors of the cache's disk.
+        CacheFailures => "cache_failures",
+        /// Completely cached objects whose checksum was not the store's, and which were therefore taken out.
+        CacheWholeMismatch => "cache_whole_mismatch",
         /// Parts stored by the server.
         PartsSent => "parts_sent",
         /// Parts found on the server after a restart and not sent again.
@@ -73,6 +77,10 @@ names! {
         FuseReads => "fuse_reads",
         /// Files opened to be read by the kernel without asking us.
         PassthroughOpens => "passthrough_opens",
+        /// Files fetched before they were opened, and then opened.
+        FilesAhead => "files_ahead",
+        /// Files fetched before they were opened, and given up.
+        FilesAheadUnused => "files_ahead_unused",
         /// Requests answered with an unexpected error (EIO, ETIMEDOUT).
         FuseErrors => "fuse_errors",
         /// Tasks that panicked.

@@ -6,21 +6,24 @@
 //! slows the fetch down and not memory up.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::cache::CachedObject;
 use crate::observe::{Counter, task};
+use crate::read::budget::{Coming, Slot};
 use crate::read::flight::{Flight, Place};
+use crate::read::pace::{BodySample, Stopwatch};
 use crate::read::patience::{Patience, Verdict};
 use crate::read::plan::Grid;
+use crate::read::whole::{self, Asked, Mismatch, WholeCheck};
 use crate::read::{Error, Shared};
 use crate::store::{self, Body, ErrorKind, GetOptions, Op};
-use crate::types::{ByteRange, ObjectId};
+use crate::types::{ByteRange, Crc64, ObjectId};
 
 /// A failure that may be over at the next try.
 const LATER: ErrorKind = ErrorKind::Unavailable { retry_after: None };
@@ -40,49 +43,87 @@ pub(crate) struct Source {
 struct Fetch {
     source: Source,
     flight: Arc<Flight>,
+    /// Held until the last byte has come.
+    slot: Option<Slot>,
     /// Next byte wanted from the store.
     at: u64,
     /// The chunk in progress, up to `at`.
     partial: Vec<u8>,
+    /// Chunks up to here have been handed on. Between this and the chunk in progress are those held back by `check`.
+    handed_to: u64,
+    check: WholeCheck,
     /// The chunk on its way to the disk cache.
     keeping: Option<JoinHandle<()>>,
 }
 
+/// An answer that is coming. How it came is noted when it is dropped.
+struct Answer {
+    shared: Arc<Shared>,
+    body: Body,
+    watch: Stopwatch,
+    coming: Coming,
+}
+
 /// What the next step towards more bytes has brought.
 enum Step {
-    Opened(Body),
+    /// An answer, the checksum it tells of the whole object, and how it was asked for.
+    Opened(Answer, Option<Crc64>, Asked),
     Bytes(Bytes),
     Failed(store::Error),
 }
 
-/// Starts a flight that has just begun.
-pub(crate) fn start(source: Source, flight: Arc<Flight>) {
+/// Starts a flight that has just begun; with a slot, if nobody waits for it.
+pub(crate) fn start(source: Source, flight: Arc<Flight>, slot: Option<Slot>) {
     let runtime = source.shared.runtime.clone();
-    let fetch = Fetch { at: flight.range.start, source, flight, partial: Vec::new(), keeping: None };
+    let (start, check) = (flight.range.start, WholeCheck::new(flight.range, source.id.size));
+    let partial = Vec::new();
+    let fetch = Fetch { at: start, source, flight, slot, partial, handed_to: start, check, keeping: None };
     task::spawn_on(&runtime, "fetch", fetch.run());
 }
 
 impl Fetch {
     async fn run(mut self) {
-        let mut patience = Patience::new(self.source.shared.options.read_timeout, Instant::now());
-        let mut body = None;
+        let options = &self.source.shared.options;
+        let mut patience = Patience::new(options.read_timeout, options.stall_timeout, Instant::now());
+        let mut answer = None;
         while self.at < self.flight.range.end {
-            let was_open = body.is_some();
-            let Some(step) = self.step_unless_unwanted(&mut body, &patience).await else {
+            let was_open = answer.is_some();
+            let Some(step) = self.step_unless_unwanted(&mut answer, &patience).await else {
                 return;
             };
-            match step {
-                Step::Opened(opened) => body = Some(opened),
+            let step = match step {
                 Step::Bytes(bytes) => {
-                    patience.on_bytes(bytes.len() as u64, Instant::now());
-                    self.take(bytes).await;
+                    let arrived = Instant::now();
+                    patience.on_bytes(bytes.len() as u64, arrived);
+                    let refuted = self.take(bytes).await.err();
+                    let taken = Instant::now();
+                    patience.excuse(taken - arrived);
+                    if let Some(answer) = &mut answer {
+                        answer.watch.go_on(taken);
+                    }
+                    refuted
+                }
+                Step::Opened(opened, crc, asked) => {
+                    self.check.hear(crc, asked);
+                    patience.on_body(Instant::now());
+                    answer = Some(opened);
+                    continue;
+                }
+                Step::Failed(error) => Some(error),
+            };
+            match step {
+                None => {
                     // The news that nobody is interested may have come while somebody still waited.
                     if !self.flight.is_wanted() && self.cancel() {
                         return;
                     }
                 }
-                Step::Failed(error) => {
-                    body = None;
+                Some(error) => {
+                    answer = None;
+                    // Whatever comes of this, they have come, and need not come again.
+                    for (chunk, complete) in self.check.release() {
+                        self.hand_on(chunk, complete).await;
+                    }
                     if error.kind == ErrorKind::Integrity {
                         self.at -= self.partial.len() as u64;
                         self.partial.clear();
@@ -98,7 +139,7 @@ impl Fetch {
                             }
                         }
                         Verdict::GiveUp(error) => {
-                            self.give_up(&error);
+                            self.give_up(&error).await;
                             return;
                         }
                     }
@@ -106,13 +147,18 @@ impl Fetch {
             }
         }
         // The flight is over for those who wait to start the next one; the last chunk may still go to disk.
+        drop(answer);
+        self.slot = None;
         self.flight.end();
         self.finish_keeping().await;
+        if let Some(cached) = &self.source.cached {
+            whole::judge(&self.source.shared, &self.source.id, cached, self.check.told()).await;
+        }
     }
 
     /// The next step, or `None` when nobody wants the rest any more.
-    async fn step_unless_unwanted(&self, body: &mut Option<Body>, patience: &Patience) -> Option<Step> {
-        let step = self.step(body, patience);
+    async fn step_unless_unwanted(&self, answer: &mut Option<Answer>, patience: &Patience) -> Option<Step> {
+        let step = self.step(answer, patience);
         tokio::pin!(step);
         loop {
             tokio::select! {
@@ -135,24 +181,31 @@ impl Fetch {
         }
     }
 
-    async fn step(&self, body: &mut Option<Body>, patience: &Patience) -> Step {
-        let options = &self.source.shared.options;
-        let step = match body {
-            None => timeout(patience.left(Instant::now()), self.open()).await,
-            Some(body) => timeout(options.stall_timeout, self.next_bytes(body)).await,
+    async fn step(&self, answer: &mut Option<Answer>, patience: &Patience) -> Step {
+        let now = Instant::now();
+        let step = match answer {
+            None => timeout(patience.left(now), self.open()).await,
+            Some(answer) => timeout(patience.left_for_bytes(now), self.next_bytes(answer)).await,
         };
-        step.unwrap_or_else(|_| Step::Failed(self.error(LATER, "the server sends nothing")))
+        step.unwrap_or_else(|_| {
+            Step::Failed(self.error(LATER, "the server sends nothing, or next to nothing"))
+        })
     }
 
     async fn open(&self) -> Step {
-        let id = &*self.source.id;
+        let Source { shared, id, .. } = &self.source;
+        let watch = Stopwatch::start(Instant::now());
         let wanted = ByteRange::new(self.at, self.flight.range.end);
+        let asked = if self.check.asks_for_all(self.at) { Asked::ForAll } else { Asked::ForRange };
         let get = GetOptions {
-            range: Some(wanted),
+            range: match asked {
+                Asked::ForAll => None,
+                Asked::ForRange => Some(wanted),
+            },
             // A weak etag can be compared, but not be asked for.
             if_match: (!id.etag.is_weak()).then(|| id.etag.clone()),
         };
-        match self.source.shared.store.get(&id.key, get).await {
+        match shared.store.get(&id.key, get).await {
             Err(error) => Step::Failed(error),
             Ok(answer) if answer.meta.id.etag != id.etag || answer.meta.id.size != id.size => {
                 Step::Failed(self.error(ErrorKind::Precondition, "another version is there"))
@@ -161,20 +214,30 @@ impl Fetch {
                 let detail = format!("asked for bytes {wanted:?}, the answer has {:?}", answer.range);
                 Step::Failed(self.error(ErrorKind::Protocol, &detail))
             }
-            Ok(answer) => Step::Opened(answer.body),
+            Ok(answer) => {
+                let (coming, crc) = (shared.load.body(), answer.meta.crc64);
+                self.flight.tell(answer.meta);
+                let opened = Answer { shared: shared.clone(), body: answer.body, watch, coming };
+                Step::Opened(opened, crc, asked)
+            }
         }
     }
 
-    async fn next_bytes(&self, body: &mut Body) -> Step {
-        match body.next().await {
-            Some(Ok(bytes)) => Step::Bytes(bytes),
+    async fn next_bytes(&self, answer: &mut Answer) -> Step {
+        match answer.body.next().await {
+            Some(Ok(bytes)) => {
+                if let Some(first) = answer.watch.on_bytes(bytes.len() as u64, Instant::now()) {
+                    self.source.shared.pace().on_first_byte(first);
+                }
+                Step::Bytes(bytes)
+            }
             Some(Err(error)) => Step::Failed(error),
             None => Step::Failed(self.error(LATER, "the answer ended early")),
         }
     }
 
     /// Takes bytes in, and hands on each chunk that they complete.
-    async fn take(&mut self, mut bytes: Bytes) {
+    async fn take(&mut self, mut bytes: Bytes) -> Result<(), store::Error> {
         // More than was asked for is of no use.
         bytes.truncate((self.flight.range.end - self.at).min(bytes.len() as u64) as usize);
         while !bytes.is_empty() {
@@ -188,13 +251,26 @@ impl Fetch {
             self.at += piece.len() as u64;
             if self.at == whole.end {
                 let complete = Bytes::from(std::mem::take(&mut self.partial));
-                self.hand_on(chunk, complete).await;
+                match self.check.take(chunk, whole, complete) {
+                    Ok(ready) => {
+                        for (chunk, complete) in ready {
+                            self.hand_on(chunk, complete).await;
+                        }
+                    }
+                    Err(Mismatch) => {
+                        self.at = self.handed_to;
+                        let detail = "the bytes that came do not have the checksum that the store tells";
+                        return Err(self.error(ErrorKind::Integrity, detail));
+                    }
+                }
             }
         }
+        Ok(())
     }
 
     async fn hand_on(&mut self, chunk: u64, bytes: Bytes) {
         let place = Place { object: self.source.number, chunk };
+        self.handed_to = self.source.grid.range_of(chunk).end;
         let waiters = self.source.shared.table().arrive(place, bytes.clone());
         for waiter in waiters {
             // A waiter that has gone away does not need its answer.
@@ -231,8 +307,12 @@ impl Fetch {
     }
 
     /// Tells everyone who still waits.
-    fn give_up(&self, error: &Error) {
+    async fn give_up(&mut self, error: &Error) {
         self.flight.end();
+        self.finish_keeping().await;
+        if self.check.is_refuted() {
+            whole::distrust(&self.source.shared, &self.source.id, self.source.cached.as_ref()).await;
+        }
         let waiters =
             self.source.shared.table().fail(self.source.number, self.source.grid, &self.flight, self.rest());
         for waiter in waiters {
@@ -242,11 +322,19 @@ impl Fetch {
 
     /// The chunks that have not been handed on.
     fn rest(&self) -> ByteRange {
-        ByteRange::new(self.at - self.partial.len() as u64, self.flight.range.end)
+        ByteRange::new(self.handed_to, self.flight.range.end)
     }
 
     fn error(&self, kind: ErrorKind, detail: &str) -> store::Error {
         store::Error::on(Op::Get, &self.source.id.key, kind, detail)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let (bytes, waited) = self.watch.come();
+        let bodies = self.coming.bodies();
+        self.shared.pace().on_body(BodySample { bytes, waited, bodies });
     }
 }
 

@@ -8,25 +8,25 @@
 //! ```
 //!
 //! A chunk in memory is *fresh* until its bytes have been read, or until the stream that wanted it has gone elsewhere;
-//! then it is *spent*. Spent chunks make room for others; fresh ones only when somebody waits. A spent chunk that is in
-//! the disk cache as well leaves memory at once.
+//! then it is *spent*. Spent chunks make room for others; fresh ones only when somebody waits, or when they are in the
+//! disk cache as well (*kept*), from where they can be read. A spent chunk that is kept leaves memory at once.
 //!
 //! Nothing here waits. Waiters are answered by the caller, after the table's lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 
 use crate::read::Error;
-use crate::read::budget::{Budget, Urgency};
+use crate::read::budget::{Budget, Load, Urgency};
 use crate::read::plan::Grid;
-use crate::types::{ByteRange, ObjectId, RangeSet};
+use crate::types::{ByteRange, ObjectId, ObjectMeta, RangeSet};
 
 /// What a waiter is told: its whole chunk, or why there is none.
 pub(crate) type Answer = Result<Bytes, Error>;
@@ -47,10 +47,13 @@ pub(crate) struct Place {
 pub(crate) struct Flight {
     /// What is fetched.
     pub range: ByteRange,
+    /// What for.
+    urgency: Urgency,
     interested: AtomicUsize,
     is_over: AtomicBool,
     /// Told when nobody is interested any more.
     unwanted: Notify,
+    told: OnceLock<ObjectMeta>,
 }
 
 /// A stream's interest in a flight. When the last one is dropped, and nobody waits for a chunk, the flight ends.
@@ -64,9 +67,11 @@ pub(crate) struct Table {
     objects: HashMap<u64, Object>,
     numbered: u64,
     chunks: BTreeMap<Place, Chunk>,
-    /// Present chunks, each in one of the two, least recently touched last.
+    /// Present chunks, each in one of the three, least recently touched last.
     fresh: LruCache<Place, ()>,
+    kept: LruCache<Place, ()>,
     spent: LruCache<Place, ()>,
+    load: Arc<Load>,
 }
 
 struct Object {
@@ -74,6 +79,8 @@ struct Object {
     streams: usize,
     /// Chunks of it in the table.
     chunks: usize,
+    /// Those fetched ahead that are on their way or unread.
+    ahead: usize,
 }
 
 enum Chunk {
@@ -86,15 +93,19 @@ struct Held {
     /// Bytes that readers have taken, counted again when they are taken again.
     read_bytes: u64,
     is_in_cache: bool,
+    /// Fetched ahead and not spent.
+    is_ahead: bool,
 }
 
 impl Flight {
-    pub(crate) fn new(range: ByteRange) -> Arc<Flight> {
+    fn new(range: ByteRange, urgency: Urgency) -> Arc<Flight> {
         Arc::new(Flight {
             range,
+            urgency,
             interested: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             unwanted: Notify::new(),
+            told: OnceLock::new(),
         })
     }
 
@@ -109,6 +120,15 @@ impl Flight {
     /// Waits until nobody is interested.
     pub(crate) async fn unwanted(&self) {
         self.unwanted.notified().await;
+    }
+
+    /// What the store told of the object with the first answer that was accepted.
+    pub(crate) fn told(&self) -> Option<&ObjectMeta> {
+        self.told.get()
+    }
+
+    pub(crate) fn tell(&self, object: ObjectMeta) {
+        self.told.get_or_init(|| object);
     }
 
     /// Whether a stream is interested.
@@ -137,7 +157,7 @@ impl Drop for Interest {
 }
 
 impl Table {
-    pub(crate) fn new(memory_bytes: u64) -> Table {
+    pub(crate) fn new(memory_bytes: u64, load: Arc<Load>) -> Table {
         Table {
             budget: Budget::new(memory_bytes),
             ids: HashMap::new(),
@@ -145,7 +165,9 @@ impl Table {
             numbered: 0,
             chunks: BTreeMap::new(),
             fresh: LruCache::unbounded(),
+            kept: LruCache::unbounded(),
             spent: LruCache::unbounded(),
+            load,
         }
     }
 
@@ -163,7 +185,7 @@ impl Table {
         self.numbered += 1;
         let id = Arc::new(id.clone());
         self.ids.insert(id.clone(), self.numbered);
-        self.objects.insert(self.numbered, Object { id: id.clone(), streams: 1, chunks: 0 });
+        self.objects.insert(self.numbered, Object { id: id.clone(), streams: 1, chunks: 0, ahead: 0 });
         (self.numbered, id)
     }
 
@@ -187,6 +209,20 @@ impl Table {
             }
         }
         (present, coming)
+    }
+
+    /// The first byte from `from` on, and before `end`, that is in memory or on its way; `end` if there is none.
+    pub(crate) fn absent_to(&self, number: u64, grid: Grid, absent: ByteRange) -> u64 {
+        let first = self.chunks.range(places(number, grid.chunks(absent))).next();
+        first.map_or(absent.end, |(place, _)| grid.range_of(place.chunk).start)
+    }
+
+    /// What is known of a chunk, without touching it: its bytes are in memory, or `Err` when they are on their way.
+    pub(crate) fn peek(&self, place: Place) -> Option<Result<&Bytes, &Arc<Flight>>> {
+        Some(match self.chunks.get(&place)? {
+            Chunk::Fetching { flight, .. } => Err(flight),
+            Chunk::Present(held) => Ok(&held.bytes),
+        })
     }
 
     /// The bytes of a chunk that is in memory, of which the reader is going to take `read_bytes`.
@@ -225,12 +261,13 @@ impl Table {
     /// Takes memory for a fetch, making room as far as the urgency allows.
     pub(crate) fn reserve(&mut self, bytes: u64, urgency: Urgency) -> bool {
         while self.budget.shortage(bytes, urgency) > 0 {
+            let cheapest = self.spent.peek_lru().or_else(|| self.kept.peek_lru());
             let evicted = match urgency {
-                Urgency::Prefetch => self.spent.pop_lru(),
-                Urgency::Demand => self.spent.pop_lru().or_else(|| self.fresh.pop_lru()),
+                Urgency::Prefetch => cheapest,
+                Urgency::Demand => cheapest.or_else(|| self.fresh.peek_lru()),
             };
             match evicted {
-                Some((place, ())) => self.remove(place),
+                Some((&place, ())) => self.remove(place),
                 None => return false,
             }
         }
@@ -239,20 +276,37 @@ impl Table {
     }
 
     /// A fetch of absent chunks begins, for which memory has been reserved.
-    pub(crate) fn begin(&mut self, number: u64, grid: Grid, range: ByteRange) -> Arc<Flight> {
-        let flight = Flight::new(range);
+    pub(crate) fn begin(
+        &mut self,
+        number: u64,
+        grid: Grid,
+        range: ByteRange,
+        urgency: Urgency,
+    ) -> Arc<Flight> {
+        let flight = Flight::new(range, urgency);
+        let object = self.objects.get_mut(&number).expect("an open stream keeps its object entered");
         for chunk in grid.chunks(range) {
             let fetching = Chunk::Fetching { flight: flight.clone(), waiters: Vec::new() };
             let before = self.chunks.insert(Place { object: number, chunk }, fetching);
             debug_assert!(before.is_none(), "a chunk is fetched by one flight");
-            self.objects.get_mut(&number).expect("an open stream keeps its object entered").chunks += 1;
+            object.chunks += 1;
+            if urgency == Urgency::Prefetch {
+                object.ahead += 1;
+                if object.ahead == 1 {
+                    self.load.enter();
+                }
+            }
         }
         flight
     }
 
     /// A chunk has come. Those returned must be answered.
     pub(crate) fn arrive(&mut self, place: Place, bytes: Bytes) -> Vec<Waiter> {
-        let held = Chunk::Present(Held { bytes, read_bytes: 0, is_in_cache: false });
+        let is_ahead = match self.chunks.get(&place) {
+            Some(Chunk::Fetching { flight, .. }) => flight.urgency == Urgency::Prefetch,
+            Some(Chunk::Present(_)) | None => false,
+        };
+        let held = Chunk::Present(Held { bytes, read_bytes: 0, is_in_cache: false, is_ahead });
         let before = self.chunks.insert(place, held);
         self.fresh.push(place, ());
         if self.objects.get(&place.object).is_some_and(|object| object.streams == 0) {
@@ -272,9 +326,22 @@ impl Table {
         if let Some(Chunk::Present(held)) = self.chunks.get_mut(&place) {
             held.is_in_cache = true;
             if self.spent.contains(&place) {
-                self.spend_one(place);
+                self.remove(place);
+            } else if self.fresh.pop(&place).is_some() {
+                self.kept.push(place, ());
             }
         }
+    }
+
+    /// What is in memory of an object is not what it should be.
+    pub(crate) fn discard(&mut self, id: &ObjectId) {
+        let Some(&number) = self.ids.get(id) else {
+            return;
+        };
+        let chunks = self.chunks.range(places(number, 0..u64::MAX));
+        let present: Vec<Place> =
+            chunks.filter(|(_, chunk)| matches!(chunk, Chunk::Present(_))).map(|(&place, _)| place).collect();
+        present.into_iter().for_each(|place| self.remove(place));
     }
 
     /// The reader that wanted these chunks ahead has gone elsewhere.
@@ -309,6 +376,9 @@ impl Table {
             if is_own && let Some(Chunk::Fetching { waiters, .. }) = self.chunks.remove(&place) {
                 all.extend(waiters);
                 self.budget.give_back(grid.range_of(chunk).len());
+                if flight.urgency == Urgency::Prefetch {
+                    self.is_not_ahead(number);
+                }
                 self.leave(number);
             }
         }
@@ -323,11 +393,15 @@ impl Table {
     }
 
     fn spend_one(&mut self, place: Place) {
-        self.fresh.pop(&place);
-        match self.chunks.get(&place) {
+        match self.chunks.get_mut(&place) {
             Some(Chunk::Present(held)) if held.is_in_cache => self.remove(place),
-            Some(Chunk::Present(_)) => {
+            Some(Chunk::Present(held)) => {
+                let was_ahead = std::mem::take(&mut held.is_ahead);
+                self.fresh.pop(&place);
                 self.spent.push(place, ());
+                if was_ahead {
+                    self.is_not_ahead(place.object);
+                }
             }
             Some(Chunk::Fetching { .. }) | None => {}
         }
@@ -336,10 +410,23 @@ impl Table {
     /// Takes a present chunk out of memory.
     fn remove(&mut self, place: Place) {
         self.fresh.pop(&place);
+        self.kept.pop(&place);
         self.spent.pop(&place);
         if let Some(Chunk::Present(held)) = self.chunks.remove(&place) {
             self.budget.give_back(held.bytes.len() as u64);
+            if held.is_ahead {
+                self.is_not_ahead(place.object);
+            }
             self.leave(place.object);
+        }
+    }
+
+    /// One of an object's chunks that were fetched ahead has been read or is no longer wanted.
+    fn is_not_ahead(&mut self, number: u64) {
+        let object = self.objects.get_mut(&number).expect("a chunk keeps its object entered");
+        object.ahead -= 1;
+        if object.ahead == 0 {
+            self.load.leave();
         }
     }
 
@@ -364,6 +451,7 @@ impl fmt::Debug for Table {
             .field("budget", &self.budget)
             .field("objects", &self.objects.len())
             .field("fresh", &self.fresh.len())
+            .field("kept", &self.kept.len())
             .field("spent", &self.spent.len())
             .finish_non_exhaustive()
     }
@@ -374,124 +462,5 @@ fn places(object: u64, chunks: Range<u64>) -> Range<Place> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{ETag, Key};
-
-    const GRID: Grid = Grid { size: 95, chunk_bytes: 10 };
-
-    fn id(key: &str) -> ObjectId {
-        ObjectId { key: Key::new(key).unwrap(), etag: ETag::new("1"), size: GRID.size }
-    }
-
-    fn place(object: u64, chunk: u64) -> Place {
-        Place { object, chunk }
-    }
-
-    fn fetch(table: &mut Table, number: u64, range: ByteRange) -> Arc<Flight> {
-        assert!(table.reserve(range.len(), Urgency::Prefetch));
-        table.begin(number, GRID, range)
-    }
-
-    fn arrive(table: &mut Table, at: Place) -> usize {
-        let bytes = Bytes::from(vec![at.chunk as u8; GRID.range_of(at.chunk).len() as usize]);
-        table.arrive(at, bytes).len()
-    }
-
-    #[test]
-    fn many_wait_for_one_fetch() {
-        let mut table = Table::new(1000);
-        let (number, _) = table.open(&id("a"));
-        assert_eq!(table.open(&id("a")).0, number);
-        fetch(&mut table, number, ByteRange::new(10, 30));
-        assert!(table.join(place(number, 0)).is_none());
-        let _first = table.join(place(number, 1)).unwrap();
-        drop(table.join(place(number, 1)).unwrap());
-        let _third = table.join(place(number, 1)).unwrap();
-        let (present, coming) = table.state(number, GRID, ByteRange::new(0, 95));
-        assert!(present.is_empty());
-        assert_eq!(coming.iter().collect::<Vec<_>>(), [ByteRange::new(10, 30)]);
-        assert_eq!(arrive(&mut table, place(number, 1)), 2, "who has gone away is not counted");
-        assert_eq!(table.read(place(number, 1), 3).unwrap(), vec![1; 10]);
-        assert_eq!(table.read(place(number, 2), 3), None);
-    }
-
-    #[test]
-    fn a_chunk_read_and_cached_leaves_memory_in_either_order() {
-        let mut table = Table::new(1000);
-        let (number, _) = table.open(&id("a"));
-        fetch(&mut table, number, ByteRange::new(0, 20));
-        arrive(&mut table, place(number, 0));
-        arrive(&mut table, place(number, 1));
-        table.kept(place(number, 0));
-        assert!(table.read(place(number, 0), 4).is_some());
-        assert!(table.read(place(number, 0), 6).is_some());
-        assert!(table.read(place(number, 0), 1).is_none());
-        assert!(table.read(place(number, 1), 10).is_some());
-        assert!(table.read(place(number, 1), 10).is_some(), "not cached: kept while there is room");
-        table.kept(place(number, 1));
-        assert!(table.read(place(number, 1), 10).is_none());
-        assert_eq!(table.budget().used(), 0);
-    }
-
-    #[test]
-    fn spent_chunks_make_room_for_all_and_fresh_ones_for_who_waits() {
-        let mut table = Table::new(40);
-        let (number, _) = table.open(&id("a"));
-        fetch(&mut table, number, ByteRange::new(0, 30));
-        (0..3).for_each(|chunk| {
-            arrive(&mut table, place(number, chunk));
-        });
-        assert!(!table.reserve(10, Urgency::Prefetch), "the reserve is kept, unread chunks stay");
-        table.read(place(number, 1), 10);
-        assert!(table.reserve(10, Urgency::Prefetch));
-        assert!(table.read(place(number, 1), 1).is_none());
-        assert!(table.reserve(20, Urgency::Demand));
-        assert!(table.read(place(number, 0), 1).is_none(), "the oldest unread one");
-        assert!(table.read(place(number, 2), 1).is_some());
-        assert!(!table.reserve(20, Urgency::Demand), "nothing left but what is on its way");
-        assert_eq!(table.budget().used(), 30);
-    }
-
-    #[test]
-    fn a_flight_is_cancelled_only_when_nobody_cares() {
-        let mut table = Table::new(1000);
-        let (number, _) = table.open(&id("a"));
-        let flight = fetch(&mut table, number, ByteRange::new(0, 30));
-        let interest = Interest::new(flight.clone());
-        assert!(!table.cancel(number, GRID, &flight, flight.range));
-        drop(interest);
-        let waiting = table.join(place(number, 2)).unwrap();
-        assert!(!table.cancel(number, GRID, &flight, flight.range));
-        assert!(
-            table.cancel(number, GRID, &flight, ByteRange::new(0, 10)),
-            "the waiter waits for another chunk"
-        );
-        drop(waiting);
-        assert!(table.cancel(number, GRID, &flight, flight.range));
-        assert_eq!(table.budget().used(), 0);
-        let next = fetch(&mut table, number, flight.range);
-        assert!(table.fail(number, GRID, &flight, flight.range).is_empty());
-        assert_eq!(table.budget().used(), 30, "the end of a flight is not that of the next one");
-        table.fail(number, GRID, &next, next.range);
-        assert_eq!(table.state(number, GRID, ByteRange::new(0, 95)), Default::default());
-    }
-
-    #[test]
-    fn nothing_is_left_of_an_object_that_nobody_has_open() {
-        let mut table = Table::new(1000);
-        let (number, _) = table.open(&id("a"));
-        fetch(&mut table, number, ByteRange::new(0, 20));
-        arrive(&mut table, place(number, 0));
-        table.close(number);
-        arrive(&mut table, place(number, 1));
-        assert_eq!(table.open(&id("a")).0, number, "chunks that are in memory alone are found again");
-        assert!(table.read(place(number, 1), 10).is_some());
-        table.close(number);
-        table.kept(place(number, 0));
-        table.kept(place(number, 1));
-        assert!(table.objects.is_empty() && table.ids.is_empty() && table.chunks.is_empty());
-        assert!(table.fresh.is_empty() && table.spent.is_empty());
-        assert_eq!(table.budget().used(), 0);
-    }
-}
+#[path = "flight_tests.rs"]
+mod tests;

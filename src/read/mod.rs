@@ -11,11 +11,13 @@
 mod budget;
 mod fetch;
 mod flight;
+mod pace;
 mod patience;
 mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod whole;
 mod window;
 
 use std::fmt;
@@ -26,11 +28,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub use crate::cache::WholeFile;
-pub use stream::ReadStream;
+pub use stream::{FetchedAhead, ReadStream};
 
 use crate::cache::ChunkCache;
 use crate::observe::Metrics;
+use crate::read::budget::Load;
 use crate::read::flight::Table;
+use crate::read::pace::Pace;
 use crate::store::ObjectStore;
 use crate::types::{ByteSize, ObjectId};
 
@@ -83,6 +87,8 @@ pub(crate) struct Shared {
     runtime: Handle,
     chunk_bytes: u64,
     table: Mutex<Table>,
+    load: Arc<Load>,
+    pace: Mutex<Pace>,
     /// Told when memory may have become free.
     freed: Notify,
 }
@@ -97,6 +103,7 @@ impl Reader {
     ) -> Arc<Reader> {
         let chunk_bytes = cache.as_ref().map_or(CHUNK_BYTES_UNCACHED, |cache| cache.chunk_bytes());
         let memory_bytes = options.memory_bytes.0.max(MEMORY_CHUNKS_MIN * chunk_bytes);
+        let load = Arc::new(Load::default());
         let shared = Shared {
             store,
             cache,
@@ -104,7 +111,9 @@ impl Reader {
             metrics,
             runtime: Handle::current(),
             chunk_bytes,
-            table: Mutex::new(Table::new(memory_bytes)),
+            table: Mutex::new(Table::new(memory_bytes, load.clone())),
+            load,
+            pace: Mutex::default(),
             freed: Notify::new(),
         };
         Arc::new(Reader { shared: Arc::new(shared) })
@@ -115,9 +124,15 @@ impl Reader {
         ReadStream::new(self.shared.clone(), object)
     }
 
-    /// The whole object as one local file, if all of it is cached and checked. Makes no request.
+    /// The whole object as one local file, if all of it is cached, checked and compared with the store. Waits for no
+    /// request; when only the comparison is missing, it is made in the background, for the next time.
     pub fn whole(&self, object: &ObjectId) -> Option<WholeFile> {
-        self.shared.cache.as_ref()?.object(object).whole()
+        let cached = self.shared.cache.as_ref()?.object(object);
+        let file = cached.whole();
+        if file.is_none() {
+            whole::judge_behind(&self.shared, object, &cached);
+        }
+        file
     }
 }
 
@@ -125,6 +140,11 @@ impl Shared {
     /// A panic while the table was locked has cost one request; the table is changed in single steps.
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never held together with another lock of the room.
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,6 +154,8 @@ impl fmt::Debug for Shared {
             .field("store", &self.store)
             .field("options", &self.options)
             .field("table", &self.table)
+            .field("load", &self.load)
+            .field("pace", &self.pace)
             .finish_non_exhaustive()
     }
 }

@@ -49,15 +49,6 @@ impl Grid {
     }
 }
 
-impl Span {
-    /// The bytes, however they are dealt with.
-    pub(crate) fn range(self) -> ByteRange {
-        match self {
-            Span::Hit(range) | Span::Join(range) | Span::Fetch(range) => range,
-        }
-    }
-}
-
 /// Plans a range: spans of whole chunks, in order, without gaps, neighbours always of different kinds.
 ///
 /// `present` and `coming` hold whole chunks; what is in both is here.
@@ -72,18 +63,6 @@ pub(crate) fn plan(range: ByteRange, grid: Grid, present: &RangeSet, coming: &Ra
     }
     plan_missing(ByteRange::new(at, whole.end), coming, &mut spans);
     spans
-}
-
-/// Cuts what must be fetched at multiples of `request_bytes`, which is one of the chunk size.
-pub(crate) fn cut(spans: Vec<Span>, request_bytes: u64) -> Vec<Span> {
-    let mut requests = Vec::with_capacity(spans.len());
-    for span in spans {
-        match span {
-            Span::Hit(_) | Span::Join(_) => requests.push(span),
-            Span::Fetch(range) => requests.extend(range.split(request_bytes).map(Span::Fetch)),
-        }
-    }
-    requests
 }
 
 fn plan_missing(range: ByteRange, coming: &RangeSet, spans: &mut Vec<Span>) {
@@ -136,14 +115,6 @@ mod tests {
                 Span::Fetch(ByteRange::new(40, 50)),
                 Span::Join(ByteRange::new(50, 60)),
                 Span::Fetch(ByteRange::new(60, 95)),
-            ]
-        );
-        assert_eq!(
-            cut(spans, 20)[3..],
-            [
-                Span::Join(ByteRange::new(50, 60)),
-                Span::Fetch(ByteRange::new(60, 80)),
-                Span::Fetch(ByteRange::new(80, 95)),
             ]
         );
         assert_eq!(plan(ByteRange::new(95, 99), GRID, &present, &coming), []);

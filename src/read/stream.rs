@@ -1,24 +1,29 @@
 //! One handle's reads: what is here is given at once, what is not is fetched or waited for, what comes next is asked
 //! for ahead.
 
+mod ahead;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::cache::Resident;
 use crate::observe::{Counter, task};
-use crate::read::budget::Urgency;
+use crate::read::budget::{Slot, Urgency};
 use crate::read::fetch::{self, Source};
 use crate::read::flight::{Answer, Flight, Interest, Place, Table};
-use crate::read::plan::{Grid, Span, cut, plan};
-use crate::read::window::{Limits, Window};
+use crate::read::plan::{Grid, Span, plan};
+use crate::read::window::{Limits, Scale, Window};
 use crate::read::{Error, Shared};
 use crate::store::{self, ErrorKind, Op};
 use crate::types::{ByteRange, ObjectId};
+
+pub use ahead::FetchedAhead;
 
 /// Times that one read starts over because a fetch it waited for was cut off without an answer.
 const CUT_OFF_MAX: u32 = 3;
@@ -29,8 +34,10 @@ const ECHO_MAX: Duration = Duration::from_millis(200);
 /// One handle's view of one version of an object.
 pub struct ReadStream {
     source: Source,
-    /// Most bytes that are waited for at once.
+    /// Most bytes that are waited for at once, and of one request.
     piece_bytes: u64,
+    /// Most bytes ahead of all streams together.
+    ahead_bytes: u64,
     steering: Mutex<Steering>,
     timed_out: Mutex<Option<TimedOut>>,
 }
@@ -48,6 +55,14 @@ struct Steering {
     flights: Vec<Interest>,
 }
 
+/// Where some bytes of a read are.
+enum Here {
+    /// In memory.
+    Held(Bytes, Range<usize>),
+    /// Neither there nor on their way: in the disk cache, if anywhere.
+    OnDisk(ByteRange),
+}
+
 /// How some bytes of a read will be had.
 enum Ticket {
     /// From memory.
@@ -57,6 +72,9 @@ enum Ticket {
     /// From a fetch, as part of a chunk.
     Coming(Place, oneshot::Receiver<Answer>, Range<usize>),
 }
+
+/// A flight that has just begun, with its slot if it fetches ahead.
+struct Begun(Arc<Flight>, Option<Slot>);
 
 /// What engaging for a read has led to.
 enum Engaged {
@@ -86,15 +104,18 @@ impl ReadStream {
             (table.budget().demand_bytes(), table.budget().prefetch_bytes())
         };
         let request_bytes = in_chunks(shared.options.request_bytes.0).min(in_chunks(demand_bytes));
+        // What is read moves out while what comes moves in: half of the room for the windows, half for the change.
+        let ahead_bytes = prefetch_bytes / 2;
         let limits = Limits {
             size: object.size,
-            // What is read moves out while what comes moves in: half of the room for the window, half for the change.
-            prefetch_bytes: shared.options.prefetch_bytes.0.min(prefetch_bytes / 2),
+            chunk_bytes: grid.chunk_bytes,
+            prefetch_bytes: shared.options.prefetch_bytes.0.min(ahead_bytes),
             request_bytes,
         };
         ReadStream {
             source: Source { shared, id, number, grid, cached },
             piece_bytes: request_bytes,
+            ahead_bytes,
             steering: Mutex::new(Steering { window: Window::new(limits), flights: Vec::new() }),
             timed_out: Mutex::default(),
         }
@@ -112,23 +133,31 @@ impl ReadStream {
         if range.is_empty() {
             return true;
         }
+        let Some(here) = self.here_now(range) else {
+            return false;
+        };
         let before = out.len();
-        let tickets = self.tickets(&mut self.source.shared.table(), range);
-        for ticket in tickets {
-            let served = match ticket {
-                Ticket::Held(bytes, part) => {
+        out.reserve(range.len() as usize);
+        let is_in_pieces = here.len() > 1;
+        let is_all_held = here.iter().all(|piece| matches!(piece, Here::Held(..)));
+        for piece in here {
+            let served = match piece {
+                Here::Held(bytes, part) => {
                     out.extend_from_slice(&bytes[part]);
                     true
                 }
-                Ticket::OnDisk(range) => {
-                    self.source.cached.as_ref().is_some_and(|cached| cached.read(range, out))
+                Here::OnDisk(range) => {
+                    let cached = self.source.cached.as_ref();
+                    cached.is_some_and(|cached| cached.read_resident(range, out) == Resident::Yes)
                 }
-                Ticket::Coming(..) => false,
             };
             if !served {
                 out.truncate(before);
                 return false;
             }
+        }
+        if is_in_pieces && !is_all_held {
+            self.count_as_read(&mut self.source.shared.table(), range);
         }
         self.steer(range);
         self.prefetch();
@@ -250,16 +279,15 @@ impl ReadStream {
     /// is in `target` and fits in the same request.
     fn engage(&self, range: ByteRange, target: ByteRange) -> Engaged {
         let Source { shared, number, grid, .. } = &self.source;
-        let demanded = grid.cover(range);
-        let wanted = ByteRange::new(range.start, target.end.max(range.end));
         self.look_once();
         let mut begun = Vec::new();
         let mut has_room = true;
         let mut table = shared.table();
-        for span in self.plan(&table, wanted) {
-            let (Span::Fetch(request), Some(needed)) = (span, span.range().intersect(demanded)) else {
+        for span in self.plan(&table, range) {
+            let Span::Fetch(needed) = span else {
                 continue;
             };
+            let request = self.with_what_follows(&table, needed, target);
             let request = if table.reserve(request.len(), Urgency::Prefetch) {
                 request
             } else if table.reserve(needed.len(), Urgency::Demand) {
@@ -268,52 +296,77 @@ impl ReadStream {
                 has_room = false;
                 break;
             };
-            begun.push(table.begin(*number, *grid, request));
+            begun.push(Begun(table.begin(*number, *grid, request, Urgency::Demand), None));
         }
         let engaged = match has_room {
             true => Engaged::Tickets(self.tickets(&mut table, range)),
             false => Engaged::NoRoom,
         };
         drop(table);
-        let mut steering = self.steering();
-        for flight in &begun {
-            steering.window.asked(flight.range.end);
-            steering.flights.push(Interest::new(flight.clone()));
+        if !begun.is_empty() {
+            let mut steering = self.steering();
+            let Steering { window, flights } = &mut *steering;
+            flights.retain(|interest| !interest.flight().is_over());
+            for Begun(flight, _) in &begun {
+                window.asked(flight.range);
+                flights.push(Interest::new(flight.clone()));
+            }
         }
-        drop(steering);
         self.launch(begun);
         engaged
+    }
+
+    /// Extends what must be fetched, up to the end of the target, of the request or of what is absent.
+    fn with_what_follows(&self, table: &Table, needed: ByteRange, target: ByteRange) -> ByteRange {
+        let Source { number, grid, cached, .. } = &self.source;
+        let request_end = needed.end.next_multiple_of(self.piece_bytes);
+        let end = grid.cover(target).end.min(request_end);
+        if end <= needed.end {
+            return needed;
+        }
+        let absent_to = table.absent_to(*number, *grid, ByteRange::new(needed.end, end));
+        let follows = ByteRange::new(needed.end, absent_to);
+        let present = cached.as_ref().and_then(|cached| cached.present_within(follows).iter().next());
+        ByteRange::new(needed.start, present.map_or(absent_to, |present| present.start))
     }
 
     /// Asks for what is due of the window, as far as requests and memory allow.
     fn prefetch(&self) {
         let mut steering = self.steering();
-        let Some(due) = steering.window.due() else {
+        let due = steering.window.due();
+        if due.is_empty() {
             return;
-        };
+        }
         let Source { shared, number, grid, .. } = &self.source;
         let Steering { window, flights } = &mut *steering;
         flights.retain(|interest| !interest.flight().is_over());
         self.look_once();
         let mut begun = Vec::new();
         let mut table = shared.table();
-        for span in self.plan(&table, due) {
-            match span {
-                Span::Hit(_) => {}
-                Span::Join(range) => {
-                    take_interest(&table, grid.chunks(range).map(|chunk| self.place(chunk)), flights)
-                }
-                Span::Fetch(range) => {
-                    let is_allowed = flights.len() < shared.options.requests_max;
-                    if !is_allowed || !table.reserve(range.len(), Urgency::Prefetch) {
-                        break;
+        'due: for request in due {
+            for span in self.plan(&table, request) {
+                match span {
+                    Span::Hit(_) => {}
+                    Span::Join(range) => {
+                        take_interest(&table, grid.chunks(range).map(|chunk| self.place(chunk)), flights)
                     }
-                    let flight = table.begin(*number, *grid, range);
-                    flights.push(Interest::new(flight.clone()));
-                    begun.push(flight);
+                    Span::Fetch(range) => {
+                        if flights.len() >= window.scale().requests {
+                            break 'due;
+                        }
+                        let Some(slot) = shared.load.slot(shared.options.requests_max) else {
+                            break 'due;
+                        };
+                        if !table.reserve(range.len(), Urgency::Prefetch) {
+                            break 'due;
+                        }
+                        let flight = table.begin(*number, *grid, range, Urgency::Prefetch);
+                        flights.push(Interest::new(flight.clone()));
+                        begun.push(Begun(flight, Some(slot)));
+                    }
                 }
             }
-            window.asked(span.range().end);
+            window.asked(request);
         }
         drop(table);
         drop(steering);
@@ -322,14 +375,29 @@ impl ReadStream {
 
     /// Takes note of a read; returns what is worth having from its start on.
     fn steer(&self, range: ByteRange) -> ByteRange {
+        let scale = self.scale();
         let mut steering = self.steering();
-        let advice = steering.window.on_read(range);
-        if let Some(abandoned) = advice.abandoned {
-            steering.flights.retain(|interest| interest.flight().range.intersect(advice.target).is_some());
+        let Steering { window, flights } = &mut *steering;
+        window.tune(scale);
+        let advice = window.on_read(range);
+        if !advice.abandoned.is_empty() {
+            flights.retain(|interest| {
+                let fetched = interest.flight().range;
+                let is_abandoned = advice.abandoned.iter().any(|range| range.intersect(fetched).is_some());
+                !is_abandoned || fetched.intersect(advice.target).is_some() || window.wants(fetched)
+            });
             let Source { shared, number, grid, .. } = &self.source;
-            shared.table().abandon(*number, grid.chunks(abandoned));
+            let mut table = shared.table();
+            advice.abandoned.iter().for_each(|range| table.abandon(*number, grid.chunks(*range)));
         }
         advice.target
+    }
+
+    /// How to read ahead now, on this link and beside the other streams.
+    fn scale(&self) -> Scale {
+        let Shared { load, options, .. } = &*self.source.shared;
+        let requests = load.requests(options.requests_max);
+        self.source.shared.pace().scale(load.share(self.ahead_bytes), requests, self.piece_bytes)
     }
 
     /// Reads the map of the cache file, which must not be done for the first time under the table's lock.
@@ -346,17 +414,44 @@ impl ReadStream {
         let (held, coming) = table.state(*number, *grid, range);
         let mut present = cached.as_ref().map(|cached| cached.present_within(range)).unwrap_or_default();
         held.iter().for_each(|range| present.insert(range));
-        cut(plan(range, *grid, &present, &coming), self.piece_bytes)
+        plan(range, *grid, &present, &coming)
+    }
+
+    /// Where a range is, unless some of it is on its way. What is held counts as read at once if all
+    /// of it is.
+    fn here_now(&self, range: ByteRange) -> Option<Vec<Here>> {
+        let mut table = self.source.shared.table();
+        let mut here: Vec<Here> = Vec::new();
+        let mut is_all_held = true;
+        for (place, bytes, part) in self.parts(range) {
+            match table.peek(place) {
+                Some(Ok(held)) => here.push(Here::Held(held.clone(), part)),
+                Some(Err(_)) => return None,
+                None => {
+                    is_all_held = false;
+                    match here.last_mut() {
+                        Some(Here::OnDisk(before)) => before.end = bytes.end,
+                        Some(Here::Held(..)) | None => here.push(Here::OnDisk(bytes)),
+                    }
+                }
+            }
+        }
+        if is_all_held {
+            self.count_as_read(&mut table, range);
+        }
+        Some(here)
+    }
+
+    fn count_as_read(&self, table: &mut Table, range: ByteRange) {
+        for (place, bytes, _) in self.parts(range) {
+            table.read(place, bytes.len());
+        }
     }
 
     /// Tickets for a range. What is neither in memory nor on its way is taken to be on disk.
     fn tickets(&self, table: &mut Table, range: ByteRange) -> Vec<Ticket> {
         let mut tickets: Vec<Ticket> = Vec::new();
-        for chunk in self.source.grid.chunks(range) {
-            let whole = self.source.grid.range_of(chunk);
-            let bytes = whole.intersect(range).expect("the chunks were taken from the range");
-            let part = (bytes.start - whole.start) as usize..(bytes.end - whole.start) as usize;
-            let place = self.place(chunk);
+        for (place, bytes, part) in self.parts(range) {
             if let Some(held) = table.read(place, part.len() as u64) {
                 tickets.push(Ticket::Held(held, part));
             } else if let Some(answer) = table.join(place) {
@@ -370,13 +465,24 @@ impl ReadStream {
         tickets
     }
 
-    fn launch(&self, begun: Vec<Arc<Flight>>) {
-        for flight in begun {
+    /// The chunks of a range, with the bytes of it that they hold and where in the chunk these are.
+    fn parts(&self, range: ByteRange) -> impl Iterator<Item = (Place, ByteRange, Range<usize>)> + '_ {
+        let Source { grid, .. } = &self.source;
+        grid.chunks(range).map(move |chunk| {
+            let whole = grid.range_of(chunk);
+            let bytes = whole.intersect(range).expect("the chunks were taken from the range");
+            let part = (bytes.start - whole.start) as usize..(bytes.end - whole.start) as usize;
+            (self.place(chunk), bytes, part)
+        })
+    }
+
+    fn launch(&self, begun: Vec<Begun>) {
+        for Begun(flight, slot) in begun {
             if self.source.cached.is_some() {
                 let chunks = self.source.grid.chunks(flight.range);
                 self.source.shared.metrics.add(Counter::CacheMisses, chunks.end - chunks.start);
             }
-            fetch::start(self.source.clone(), flight);
+            fetch::start(self.source.clone(), flight, slot);
         }
     }
 

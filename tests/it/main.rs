@@ -7,10 +7,12 @@
 
 mod support;
 
+mod ahead;
 mod coherence;
 mod conflict;
 mod conformance;
 mod crash;
+mod download;
 mod errors;
 mod mount;
 mod names;

@@ -1,7 +1,7 @@
 //! Bytes in files that never change, and content as slices of them.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -77,6 +77,13 @@ impl Writer {
         self.file.write_all(bytes)?;
         self.len += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Adds `len` zeros, as a hole that takes no space.
+    pub fn skip(&mut self, len: u64) -> io::Result<()> {
+        self.len += len;
+        self.file.set_len(self.len)?;
+        self.file.seek(SeekFrom::Start(self.len)).map(drop)
     }
 
     /// The content written, whose checksum the caller computed on the way.

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::door::frozen::Frozen;
 use crate::bucket::door::operation::{Operation, Target};
 
 /// Which requests, and what happens to them.
@@ -104,6 +105,16 @@ pub enum Action {
         /// Bytes let through.
         after: u64,
     },
+    /// After this many bytes of the answer's body the connection is reset; what was under way may be lost.
+    Tear {
+        /// Bytes let through.
+        after: u64,
+    },
+    /// The answer's body ends in order after this many bytes, and Content-Length says so; Content-Range does not.
+    Shorten {
+        /// Bytes of body.
+        to: u64,
+    },
     /// A body stands still for a while after this many bytes.
     Stall {
         /// Which body.
@@ -125,7 +136,7 @@ pub enum Action {
         /// How long.
         ms: u64,
     },
-    /// Both bodies go at this speed.
+    /// Both bodies go at this speed. A slow one drips: four pieces a second, or one byte at a time.
     Bandwidth {
         /// Above 0.
         bytes_per_s: u64,
@@ -141,6 +152,18 @@ pub enum Action {
     Delete,
     /// Before it is looked at, the upload it names is aborted.
     ForgetUpload,
+    /// A GET of a range is answered as one of the whole object.
+    IgnoreRange,
+    /// A header of the answer is another, or is not there.
+    Header {
+        /// Its name.
+        name: String,
+        /// Its value; left out when `None`.
+        #[serde(default)]
+        value: Option<String>,
+    },
+    /// Each URL is answered as it was the first time that this rule met it: a listing that is out of date.
+    Freeze,
 }
 
 /// The rules of one server. Cheap to clone; all clones are the same rules.
@@ -155,10 +178,12 @@ pub struct FaultHandle(Arc<Armed>);
 struct Armed {
     rule: Rule,
     matched: AtomicU64,
+    /// What [`Action::Freeze`] answers.
+    frozen: Arc<Frozen>,
 }
 
 /// What the rules together do to one request.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Waits first.
     pub delay: Duration,
@@ -170,6 +195,22 @@ pub struct Plan {
     pub request: Shape,
     /// The answer's body on its way.
     pub answer: Shape,
+    /// Whether its Range counts.
+    pub range: RangeHeard,
+    /// Headers of the answer to set or, without a value, to leave out.
+    pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// Answers given before, that are given again.
+    pub frozen: Option<Arc<Frozen>>,
+}
+
+/// Whether the Range of a request is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RangeHeard {
+    /// As it should be.
+    #[default]
+    Heard,
+    /// The request is taken for one without.
+    Ignored,
 }
 
 /// What happens to what a request names, before it is looked at.
@@ -209,6 +250,10 @@ pub enum Fate {
 pub struct Shape {
     /// Breaks off after so many bytes.
     pub cut: Option<u64>,
+    /// How it breaks off.
+    pub cut_by: CutBy,
+    /// Ends in order after so many bytes.
+    pub end: Option<u64>,
     /// Stands still after so many bytes for so long.
     pub stall: Option<(u64, Duration)>,
     /// This byte is inverted.
@@ -217,10 +262,20 @@ pub struct Shape {
     pub bandwidth: Option<u64>,
 }
 
+/// How a connection is broken off in the middle of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CutBy {
+    /// Closed in order.
+    #[default]
+    Close,
+    /// Reset.
+    Reset,
+}
+
 impl Faults {
     /// Adds a rule. Several rules may meet one request; of two that end it, the first wins.
     pub fn add(&self, rule: Rule) -> FaultHandle {
-        let armed = Arc::new(Armed { rule, matched: AtomicU64::new(0) });
+        let armed = Arc::new(Armed { rule, matched: AtomicU64::new(0), frozen: Arc::default() });
         self.rules().push(armed.clone());
         FaultHandle(armed)
     }
@@ -239,7 +294,7 @@ impl Faults {
         let mut plan = Plan::default();
         for armed in self.rules().iter() {
             if armed.strikes(target) {
-                plan.add(&armed.rule.action);
+                plan.add(armed);
             }
         }
         plan
@@ -276,8 +331,8 @@ impl Armed {
 }
 
 impl Plan {
-    fn add(&mut self, action: &Action) {
-        match action {
+    fn add(&mut self, armed: &Armed) {
+        match &armed.rule.action {
             Action::Status { code, error, retry_after_s } => {
                 let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 let error = error.clone().unwrap_or_else(|| usual_error(*code).to_owned());
@@ -289,6 +344,11 @@ impl Plan {
             Action::Reset => self.end(Fate::Reset),
             Action::LoseAnswer => self.end(Fate::Lost),
             Action::Cut { side, after } => self.shape(*side).cut = Some(*after),
+            Action::Tear { after } => {
+                self.answer.cut = Some(*after);
+                self.answer.cut_by = CutBy::Reset;
+            }
+            Action::Shorten { to } => self.answer.end = Some(*to),
             Action::Stall { side, after, ms } => {
                 self.shape(*side).stall = Some((*after, Duration::from_millis(*ms)));
             }
@@ -301,6 +361,15 @@ impl Plan {
             Action::Replace { text } => self.meddle.push(Meddle::Replace(text.clone())),
             Action::Delete => self.meddle.push(Meddle::Delete),
             Action::ForgetUpload => self.meddle.push(Meddle::ForgetUpload),
+            Action::IgnoreRange => self.range = RangeHeard::Ignored,
+            Action::Header { name, value } => {
+                let value = value.as_ref().map(HeaderValue::try_from);
+                match (HeaderName::try_from(name), value.transpose()) {
+                    (Ok(name), Ok(value)) => self.headers.push((name, value)),
+                    (_, _) => log::warn!("A fault rule names a header that cannot be: {name}"),
+                }
+            }
+            Action::Freeze => self.frozen = Some(armed.frozen.clone()),
         }
     }
 

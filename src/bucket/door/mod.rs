@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod faults;
+mod frozen;
 pub mod operation;
 pub mod requests;
 mod shape;
@@ -10,20 +11,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_RANGE, EXPECT, RETRY_AFTER};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, EXPECT, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use s3s::service::S3Service;
 use s3s::{Body, S3Error, S3ErrorCode};
 
 use crate::bucket::disk::{Refusal, Store};
-use crate::bucket::door::faults::{Fate, Faults, Meddle, Plan};
+use crate::bucket::door::faults::{CutBy, Fate, Faults, Meddle, Plan, RangeHeard};
 use crate::bucket::door::operation::{Operation, Target};
 use crate::bucket::door::requests::{Entry, Requests};
 use crate::bucket::door::shape::{Pace, Shaped, Shared};
 use crate::bucket::plant;
 use crate::bucket::quirks::Quirks;
+use crate::bucket::service::IgnoresRange;
 
 /// Bytes of a request read on after the answer is known, so that the client sees the answer and not a reset.
 const DRAIN_BYTES_MAX: u64 = 64 << 20;
@@ -110,11 +112,19 @@ impl Door {
         let mut answered = match &plan.fate {
             Fate::Refused { status, error, retry_after_s } => refuse(*status, error, *retry_after_s),
             Fate::Answered | Fate::Lost | Fate::Reset => {
-                let request = Request::from_parts(head, Body::http_body_unsync(body));
-                self.s3.call(request).await.map_err(|error| {
+                let url = head.uri.to_string();
+                let mut request = Request::from_parts(head, Body::http_body_unsync(body));
+                if plan.range == RangeHeard::Ignored {
+                    request.extensions_mut().insert(IgnoresRange);
+                }
+                let answered = self.s3.call(request).await.map_err(|error| {
                     log::error!("The service failed: {:?}", s3s::StdError::from(error));
                     Hangup
-                })?
+                })?;
+                match &plan.frozen {
+                    Some(frozen) => frozen.answer(url, answered).await.map_err(|_| Hangup)?,
+                    None => answered,
+                }
             }
         };
         if !(waits_for_continue && entry.has_received_nothing()) {
@@ -131,7 +141,8 @@ impl Door {
         }
         *answered.status_mut() = self.quirks.disguise(target.operation, status);
         entry.answered(answered.status());
-        Ok(answered.map(|body| self.shape_answer(body, &plan, entry)))
+        change_headers(answered.headers_mut(), &plan);
+        Ok(answered.map(|body| self.shape_answer(body, &plan, entry, link)))
     }
 
     fn shape_request(
@@ -147,9 +158,14 @@ impl Door {
             .on_cut(move || link.arm_reset())
     }
 
-    fn shape_answer(&self, body: Body, plan: &Plan, entry: Arc<Entry>) -> Shaped<Body> {
+    fn shape_answer(&self, body: Body, plan: &Plan, entry: Arc<Entry>, link: &Arc<Link>) -> Shaped<Body> {
+        let link = link.clone();
         let paces = self.pace.iter().map(|(_, outward)| outward.clone()).collect();
-        Shaped::new(body, plan.answer.clone(), paces, Box::new(move |bytes| entry.sent(bytes)))
+        let shaped = Shaped::new(body, plan.answer.clone(), paces, Box::new(move |bytes| entry.sent(bytes)));
+        match plan.answer.cut_by {
+            CutBy::Close => shaped,
+            CutBy::Reset => shaped.on_cut(move || link.arm_reset()),
+        }
     }
 
     fn meddle(&self, meddle: &Meddle, target: &Target) -> Result<(), Refusal> {
@@ -162,6 +178,20 @@ impl Door {
             }
             Meddle::Delete => bucket.delete(&target.key, &crate::bucket::disk::Condition::None),
             Meddle::ForgetUpload => bucket.abort(&target.key, target.upload.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// Makes the headers of an answer what the rules say they are.
+fn change_headers(headers: &mut HeaderMap, plan: &Plan) {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let (Some(end), Some(length)) = (plan.answer.end, length) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(end.min(length)));
+    }
+    for (name, value) in &plan.headers {
+        match value {
+            Some(value) => drop(headers.insert(name, value.clone())),
+            None => drop(headers.remove(name)),
         }
     }
 }

@@ -13,7 +13,9 @@ use tokio::time::{Instant, Sleep};
 use crate::bucket::door::faults::Shape;
 
 /// Bytes let through at a time when the speed is limited: small enough that the limit is smooth.
-const PACED_BYTES: usize = 64 << 10;
+const PACED_BYTES_MAX: usize = 64 << 10;
+/// Pieces a second, at least, when the speed is so low that they are smaller than that.
+const PACED_PIECES_PER_S: u64 = 4;
 
 /// Wait before a cut, so that what was let through has left for the client.
 const CUT_GRACE: Duration = Duration::from_millis(20);
@@ -30,6 +32,12 @@ impl Pace {
     /// A limit of `bytes_per_s`, at least 1.
     pub fn new(bytes_per_s: u64) -> Arc<Pace> {
         Arc::new(Pace { bytes_per_s: bytes_per_s.max(1), busy_until: Mutex::new(Instant::now()) })
+    }
+
+    /// Bytes that go through together.
+    fn piece(&self) -> usize {
+        let piece = usize::try_from(self.bytes_per_s / PACED_PIECES_PER_S).unwrap_or(usize::MAX);
+        piece.clamp(1, PACED_BYTES_MAX)
     }
 
     /// When these bytes will have passed.
@@ -92,8 +100,8 @@ impl<B> Shaped<B> {
 
     /// Bytes that may pass in one go from here: up to the next place where something happens.
     fn step(&self) -> usize {
-        let mut step = if self.paces.is_empty() { usize::MAX } else { PACED_BYTES };
-        for at in [self.shape.cut, self.shape.stall.map(|(at, _)| at)].into_iter().flatten() {
+        let mut step = self.paces.iter().map(|pace| pace.piece()).min().unwrap_or(usize::MAX);
+        for at in [self.shape.cut, self.shape.end, self.shape.stall.map(|(at, _)| at)].into_iter().flatten() {
             if at > self.passed {
                 step = step.min(usize::try_from(at - self.passed).unwrap_or(usize::MAX));
             }
@@ -112,6 +120,11 @@ impl<B> Shaped<B> {
             }
             Some(_) | None => bytes,
         }
+    }
+
+    /// Whether it ends here, though there would be more.
+    fn has_ended(&self) -> bool {
+        self.shape.end.is_some_and(|end| self.passed >= end)
     }
 
     fn pass(&mut self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
@@ -159,6 +172,9 @@ where
                 }
                 return Poll::Ready(Some(Err(Box::new(Cut))));
             }
+            if this.has_ended() {
+                return Poll::Ready(None);
+            }
             if this.rest.is_empty() {
                 match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                     None => return Poll::Ready(None),
@@ -183,12 +199,17 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.rest.is_empty() && self.held.is_none()
+        let inner_ended = self.inner.is_end_stream() && self.rest.is_empty();
+        (inner_ended || self.has_ended()) && self.held.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
         // Exact where it matters: hyper and s3s ask before the first frame.
-        if self.passed == 0 && self.rest.is_empty() && self.held.is_none() {
+        if let (Some(end), Some(exact)) = (self.shape.end, self.inner.size_hint().exact())
+            && self.passed == 0
+        {
+            SizeHint::with_exact(end.min(exact))
+        } else if self.passed == 0 && self.rest.is_empty() && self.held.is_none() {
             self.inner.size_hint()
         } else {
             SizeHint::default()

@@ -184,6 +184,84 @@ async fn a_reader_keeps_the_version_it_began() {
     assert_eq!(std::fs::read_dir(bench.directory.path().join("box/data")).unwrap().count(), 1);
 }
 
+#[tokio::test]
+async fn answers_are_torn_shortened_and_dripped() {
+    let bytes = pattern(1_000_000, 15);
+    let bench = with_object(&bytes).await;
+    let fault = |action| {
+        bench.server.faults().clear();
+        bench.server.faults().add(Rule::on(Operation::GetObject, action));
+    };
+    fault(Action::Tear { after: 300_001 });
+    let torn = bench.client.get("/box/k").await;
+    assert_eq!((torn.status, torn.broken), (200, Some(ErrorKind::ConnectionReset)));
+    assert!(torn.body.len() <= 300_001 && torn.body == bytes[..torn.body.len()], "{} bytes", torn.body.len());
+    fault(Action::Shorten { to: 20 });
+    let short = bench.client.send("GET", "/box/k", &[("range", "bytes=100-199")], b"").await.unwrap();
+    assert_eq!((short.header("content-length"), short.broken), ("20", None));
+    assert_eq!((short.status, short.header("content-range")), (206, "bytes 100-199/1000000"));
+    assert!(short.body == bytes[100..120]);
+    fault(Action::Shorten { to: 200 });
+    let whole = bench.client.send("GET", "/box/k", &[("range", "bytes=100-199")], b"").await.unwrap();
+    assert!(whole.header("content-length") == "100" && whole.body == bytes[100..200]);
+    fault(Action::Bandwidth { bytes_per_s: 20 });
+    let start = Instant::now();
+    let dripped = bench.client.send("GET", "/box/k", &[("range", "bytes=0-9")], b"").await.unwrap();
+    assert!(dripped.body == bytes[..10] && start.elapsed() > Duration::from_millis(490));
+}
+
+#[tokio::test]
+async fn answers_lie_about_what_they_are() {
+    let bytes = pattern(1000, 16);
+    let bench = with_object(&bytes).await;
+    let range = [("range", "bytes=10-19")];
+    bench.server.faults().add(Rule::on(Operation::GetObject, Action::IgnoreRange));
+    let whole = bench.client.send("GET", "/box/k", &range, b"").await.unwrap();
+    assert_eq!((whole.status, whole.header("content-range"), whole.body == bytes), (200, "", true));
+    bench.server.faults().clear();
+    let lie = |name: &str, value: Option<&str>| {
+        let action = Action::Header { name: name.to_owned(), value: value.map(str::to_owned) };
+        bench.server.faults().add(Rule::on(Operation::GetObject, action));
+    };
+    lie("content-range", Some("bytes 0-9/1000"));
+    lie("etag", None);
+    let lying = bench.client.send("GET", "/box/k", &range, b"").await.unwrap();
+    assert_eq!((lying.status, lying.header("content-range")), (206, "bytes 0-9/1000"));
+    assert!(!lying.headers.contains_key("etag") && lying.body == bytes[10..20]);
+}
+
+#[tokio::test]
+async fn a_frozen_listing_does_not_change() {
+    let bench = with_object(b"abc").await;
+    let fault = bench.server.faults().add(Rule::on(Operation::ListObjectsV2, Action::Freeze));
+    let first = bench.client.get("/box?list-type=2").await.all("Key");
+    bench.server.put("box", "new", b"x").unwrap();
+    assert_eq!(bench.client.get("/box?list-type=2").await.all("Key"), first);
+    assert_eq!(bench.client.get("/box?list-type=2&prefix=n").await.all("Key"), ["new"], "another URL");
+    assert_eq!(fault.struck(), 3);
+    bench.server.faults().clear();
+    assert_eq!(bench.client.get("/box?list-type=2").await.all("Key"), ["k", "new"]);
+}
+
+#[tokio::test]
+async fn a_huge_object_of_zeros_takes_no_space() {
+    let bench = Bench::start(Quirks::default()).await;
+    let size = 1 << 40;
+    bench.server.put_sparse("box", "huge", size, &[(0, b"start"), (1 << 39, b"middle")]).unwrap();
+    let at = async |range| bench.client.send("GET", "/box/huge", &[("range", range)], b"").await.unwrap();
+    assert_eq!(at("bytes=0-6").await.body, b"start\0\0");
+    assert_eq!(at("bytes=549755813887-549755813894").await.body, b"\0middle\0");
+    let end = at("bytes=-3").await;
+    assert_eq!(
+        (end.body.len(), end.header("content-range")),
+        (3, "bytes 1099511627773-1099511627775/1099511627776")
+    );
+    assert!(bench.server.put_sparse("box", "x", 10, &[(8, b"abc")]).is_err());
+    assert!(bench.server.put_sparse("box", "x", 10, &[(2, b"abc"), (4, b"d")]).is_err());
+    bench.server.put_sparse("box", "small", 10, &[(2, b"abc")]).unwrap();
+    assert_eq!(bench.read("small").unwrap(), b"\0\0abc\0\0\0\0\0");
+}
+
 async fn admin(client: &Client, method: &str, path: &str, body: &str) -> super::Reply {
     let length = body.len();
     let head = format!(

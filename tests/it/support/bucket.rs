@@ -14,6 +14,21 @@ pub const BUCKET: &str = "test-bucket";
 pub const ACCESS_KEY: &str = "test-access";
 pub const SECRET_KEY: &str = "test-secret";
 
+/// What a mount asked of the bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// GETs of objects.
+    pub gets: u64,
+    /// HEADs of objects.
+    pub heads: u64,
+    /// Pages of listings.
+    pub lists: u64,
+    /// Requests of every kind.
+    pub all: u64,
+    /// Bytes of objects sent.
+    pub sent: u64,
+}
+
 /// A running embedded server with one bucket.
 pub struct Bucket {
     server: Option<Server>,
@@ -99,6 +114,24 @@ impl Bucket {
     /// that is a `flush` of whatever this test has open in the mount.
     pub fn put_quietly(&self, key: &str, bytes: &[u8]) {
         self.server().put(BUCKET, key, bytes).unwrap();
+    }
+
+    /// Stores an object of `size` zeros with some bytes in between.
+    pub fn put_sparse(&self, key: &str, size: u64, islands: &[(u64, &[u8])]) {
+        self.server().put_sparse(BUCKET, key, size, islands).unwrap();
+    }
+
+    /// The bytes of an object, without a request.
+    pub fn read(&self, key: &str) -> Vec<u8> {
+        self.server().read(BUCKET, key).unwrap().unwrap()
+    }
+
+    /// Requests that were made since the log was last emptied, by what they asked for.
+    pub fn asked(&self) -> Asked {
+        let sent = self.requests().count(Operation::GetObject).sent;
+        let lists = self.count(Operation::ListObjectsV2) + self.count(Operation::ListObjects);
+        let (gets, heads) = (self.count(Operation::GetObject), self.count(Operation::HeadObject));
+        Asked { gets, heads, lists, all: self.requests().total().requests, sent }
     }
 
     /// Removes an object, as a foreign client does.

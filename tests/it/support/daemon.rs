@@ -136,6 +136,21 @@ impl Rig {
         assert!(!self.is_mounted());
     }
 
+    /// A figure in KiB of the daemon's memory: `VmRSS` now, `VmHWM` at most so far.
+    pub fn memory_kib(&self, figure: &str) -> u64 {
+        let pid = self.daemon.as_ref().expect("mounted").id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Where the daemon keeps what it downloaded, unless it was told another place.
+    pub fn cache_files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        files_below(&self.home.path().join(".cache"), &mut found);
+        found
+    }
+
     /// Where it is mounted.
     pub fn mountpoint(&self) -> PathBuf {
         self.home.path().join("mnt")
@@ -188,6 +203,16 @@ impl Rig {
         if self.is_mounted() {
             run(Command::new("umount").arg("--lazy").arg(self.mountpoint()));
             wait_for("the dead mount is gone", MOUNT_LIMIT, || !self.is_mounted());
+        }
+    }
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            files_below(&entry.path(), found);
+        } else {
+            found.push(entry.path());
         }
     }
 }

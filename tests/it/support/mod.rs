@@ -6,8 +6,8 @@ mod files;
 mod mapping;
 mod process;
 
-pub use bucket::{ACCESS_KEY, BUCKET, Bucket, SECRET_KEY};
+pub use bucket::{ACCESS_KEY, Asked, BUCKET, Bucket, SECRET_KEY};
 pub use daemon::Rig;
-pub use files::{pattern, sha256, wait_for};
+pub use files::{Disk, expect_same, forget_pages, pattern, seed, sha256, wait_for};
 pub use mapping::{Mapping, Sharing};
 pub use process::{Ran, run, run_ok};

@@ -1,11 +1,12 @@
 //! The map of a chunk file: which object it holds, which of its chunks are here, and what they must hash to.
 //!
-//! Format 1. Integers are little-endian. A map is a header followed by one slot for each chunk of the object.
+//! Format 2. Integers are little-endian. A map is a header, then one slot for each chunk of the object, then, at the next
+//! multiple of 64, the seal (`seal.rs`). (Format 1 had no seal; it was never released, and its files are removed.)
 //!
 //! ```text
 //! header                                          slot i, at H + 16 * i
 //!   0   8  magic "tethmap\n"                        0  8  CRC-64/NVME of the chunk
-//!   8   4  format version, 1                        8  4  marker "HERE"
+//!   8   4  format version, 2                        8  4  marker "HERE"
 //!  12   4  H: bytes of the header, n * 512         12  4  slot check
 //!  16   8  bytes of the object
 //!  24   8  bytes a chunk
@@ -24,6 +25,11 @@
 //! Nothing here is ever synced. Data are written before their slot; when a power loss keeps the slot and not the data,
 //! the chunk's checksum tells. A slot is 16 bytes on a 16-byte boundary, so it lies within one sector.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::cache::files::seal::SEAL_BYTES;
 use crate::types::{ByteRange, Crc64, ObjectId};
 
 /// Bytes of a slot.
@@ -34,7 +40,7 @@ pub(crate) const HEADER_BYTES_MAX: usize = 4096;
 pub(crate) const HEADER_BYTES_MIN: u64 = HEADER_UNIT as u64;
 
 const MAGIC: [u8; 8] = *b"tethmap\n";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MARKER: [u8; 4] = *b"HERE";
 const HEADER_UNIT: usize = 512;
 const FIXED_BYTES: usize = 48;
@@ -128,6 +134,13 @@ impl Header {
         (header.encoded_bytes() == len && header.chunk_bytes.is_power_of_two()).then_some((header, checksum))
     }
 
+    /// Reads the header of a map, if there is one that is whole. Waits for the disk.
+    pub(crate) fn read(map: &Path) -> Option<Header> {
+        let mut start = Vec::with_capacity(HEADER_BYTES_MAX);
+        File::open(map).ok()?.take(HEADER_BYTES_MAX as u64).read_to_end(&mut start).ok()?;
+        Header::decode(&start).map(|(header, _)| header)
+    }
+
     /// Number of chunks.
     pub(crate) fn chunks(&self) -> u64 {
         self.size.div_ceil(self.chunk_bytes)
@@ -143,9 +156,19 @@ impl Header {
         self.encoded_bytes() as u64 + chunk * SLOT_BYTES
     }
 
+    /// Where the slots end.
+    pub(crate) fn slots_end(&self) -> u64 {
+        self.slot_at(self.chunks())
+    }
+
+    /// Where the seal is in the map.
+    pub(crate) fn seal_at(&self) -> u64 {
+        self.slots_end().next_multiple_of(SEAL_BYTES)
+    }
+
     /// Bytes of the whole map.
     pub(crate) fn map_bytes(&self) -> u64 {
-        self.slot_at(self.chunks())
+        self.seal_at() + SEAL_BYTES
     }
 }
 
@@ -185,12 +208,12 @@ fn check(header: Crc64, chunk: u64, slot: &[u8]) -> u32 {
     (sum >> 32) as u32 ^ sum as u32
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let field = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_le_bytes(field.try_into().expect("four bytes were taken")))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(8)?)?;
     Some(u64::from_le_bytes(field.try_into().expect("eight bytes were taken")))
 }
@@ -216,19 +239,20 @@ mod tests {
     }
 
     #[test]
-    fn format_1_stays_what_it_is() {
+    fn format_2_stays_what_it_is() {
         let (bytes, checksum) = sample().encode();
         assert_eq!(bytes.len(), 512);
-        let fixed = "746574686d61700a010000000002000040420f00000000000000040000000000130000000b0000000c00000000000000";
+        let fixed = "746574686d61700a020000000002000040420f00000000000000040000000000130000000b0000000c00000000000000";
         assert_eq!(hex(&bytes[..48]), fixed);
         assert_eq!(&bytes[48..90], b"s3://server/bucket/films/a.mkvd41d8cd98f-2");
-        assert_eq!(hex(&bytes[504..]), "c50d376854e34e80");
+        assert_eq!(hex(&bytes[504..]), "e447dd839cc14124");
         assert_eq!(
             hex(&Slot::encode(checksum, 3, Crc64::of(b"123456789"))),
-            "8898790a86148bae48455245d1df987a"
+            "8898790a86148bae4845524586b4b46c"
         );
         assert_eq!(sample().slot_at(3), 512 + 48);
-        assert_eq!(sample().map_bytes(), 512 + 4 * 16);
+        assert_eq!((sample().seal_at(), sample().map_bytes()), (512 + 4 * 16, 512 + 4 * 16 + 64));
+        assert_eq!(Header { size: 1, ..sample() }.seal_at(), 512 + 64);
     }
 
     #[test]
@@ -261,6 +285,22 @@ mod tests {
     }
 
     proptest! {
+        /// A write of a slot over what was there before, cut at any byte: the old slot, the new one or none.
+        #[test]
+        fn a_torn_slot_is_the_old_the_new_or_none(before: Option<u64>, after: u64, header: u64, chunk: u64, torn in 0..=16usize) {
+            let header = Crc64(header);
+            let old = before.map_or([0; 16], |crc| Slot::encode(header, chunk, Crc64(crc)));
+            let new = Slot::encode(header, chunk, Crc64(after));
+            let mut found = old;
+            found[..torn].copy_from_slice(&new[..torn]);
+            match Slot::decode(header, chunk, &found) {
+                Slot::Absent => prop_assert_eq!(found, [0; 16]),
+                Slot::Here(crc) if Some(crc.0) == before => prop_assert_eq!(found, old),
+                Slot::Here(crc) => prop_assert_eq!((crc.0, found), (after, new)),
+                Slot::Damaged => prop_assert!(torn > 0 && torn < 16),
+            }
+        }
+
         #[test]
         fn headers_come_back(volume in "[ -~]{0,900}", key in ".{1,200}", etag in ".{0,70}", size: u64, bits in 12u32..25) {
             let header = Header { volume, key, etag, size, chunk_bytes: 1 << bits };

@@ -1,0 +1,170 @@
+//! A disk under the cache that is small, full, or fails: reading goes on, as if there were no cache.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::{KIB, MIB, expect_at, expect_file};
+use crate::support::{Disk, Rig, expect_same, pattern, run, run_ok};
+
+const GIB: usize = 1 << 30;
+
+/// An object of `size` zeros with random bytes at each MiB, read in order and compared.
+struct Striped {
+    stripes: Vec<Vec<u8>>,
+}
+
+impl Striped {
+    const STRIPE: usize = 4 * KIB;
+
+    fn put(rig: &Rig, name: &str, size: usize) -> Striped {
+        let stripes: Vec<Vec<u8>> =
+            (0..size / MIB).map(|number| pattern(number as u64, Self::STRIPE)).collect();
+        let islands: Vec<(u64, &[u8])> =
+            stripes.iter().enumerate().map(|(number, bytes)| ((number * MIB) as u64, &bytes[..])).collect();
+        rig.bucket.put_sparse(name, size as u64, &islands);
+        Striped { stripes }
+    }
+
+    fn expect_in_order(&self, rig: &Rig, name: &str) {
+        let file = File::open(rig.path(name)).unwrap();
+        let zeros = vec![0; MIB - Self::STRIPE];
+        let mut seen = vec![0; MIB];
+        for (number, stripe) in self.stripes.iter().enumerate() {
+            let at = (number * MIB) as u64;
+            file.read_exact_at(&mut seen, at).unwrap_or_else(|error| panic!("{name}: at {at}: {error}"));
+            expect_same(name, at, &seen[..Self::STRIPE], stripe);
+            expect_same(name, at + Self::STRIPE as u64, &seen[Self::STRIPE..], &zeros);
+        }
+    }
+}
+
+fn cache_on(disk: &Disk) -> String {
+    format!("--cache-dir={}", disk.path("cache").display())
+}
+
+#[test]
+fn a_gib_is_read_over_a_cache_disk_of_64_mib() {
+    let mut rig = Rig::new();
+    let disk = Disk::new(&rig.home().join("disk"), "64m");
+    let film = Striped::put(&rig, "film", GIB);
+    rig.mount(&[&cache_on(&disk)]);
+    rig.bucket.requests().reset();
+    film.expect_in_order(&rig, "film");
+    let asked = rig.bucket.asked();
+    assert!(asked.gets <= (GIB / (8 * MIB)) as u64 + 40, "requests as large as ever: {asked:?}");
+    assert!(asked.sent as usize <= GIB + 32 * MIB, "{asked:?}");
+    // What fits is still cached, and another file is no worse off.
+    let small = pattern(1, 300_000);
+    rig.bucket.put_quietly("small", &small);
+    expect_file(&rig, "small", &small);
+    expect_file(&rig, "small", &small);
+    rig.unmount();
+}
+
+#[test]
+fn a_cache_disk_filled_by_others_in_the_middle() {
+    let mut rig = Rig::new();
+    let disk = Disk::new(&rig.home().join("disk"), "64m");
+    let bytes = pattern(2, 40 * MIB);
+    rig.bucket.put_quietly("f", &bytes);
+    rig.mount(&[&cache_on(&disk), "--prefetch=4MiB", "--request-size=1MiB"]);
+    let file = File::open(rig.path("f")).unwrap();
+    for at in (0..bytes.len()).step_by(MIB) {
+        if at == 8 * MIB {
+            run(Command::new("dd").arg("if=/dev/zero").arg(format!("of={}", disk.path("filler").display())));
+            assert_eq!(free_bytes(&disk.path("")), 0, "the disk is full");
+        }
+        if at == 24 * MIB {
+            fs::remove_file(disk.path("filler")).unwrap();
+        }
+        expect_at("filled", &file, at, &bytes[at..at + MIB]);
+    }
+    drop(file);
+    expect_file(&rig, "f", &bytes);
+    rig.unmount();
+    rig.mount_again();
+    expect_file(&rig, "f", &bytes);
+    rig.unmount();
+}
+
+fn free_bytes(place: &Path) -> u64 {
+    let status = rustix::fs::statvfs(place).unwrap();
+    status.f_bavail * status.f_frsize
+}
+
+/// Reads half of a file, does `harm` to the directory of the cache, and reads on: this file, again, and a new one.
+fn reads_go_on_after(harm: impl Fn(&Path), undo: impl Fn(&Path)) {
+    let mut rig = Rig::new();
+    let directory = rig.home().join("cache");
+    let (one, two) = (pattern(3, 24 * MIB), pattern(4, 3 * MIB));
+    rig.bucket.put_quietly("one", &one);
+    rig.bucket.put_quietly("two", &two);
+    let option = format!("--cache-dir={}", directory.display());
+    rig.mount(&[&option, "--prefetch=4MiB", "--request-size=1MiB"]);
+    let file = File::open(rig.path("one")).unwrap();
+    expect_at("before", &file, 0, &one[..12 * MIB]);
+    harm(&directory);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        expect_at("the rest", &file, 12 * MIB, &one[12 * MIB..]);
+        crate::support::forget_pages(&file);
+        expect_at("all of it", &file, 0, &one);
+        expect_file(&rig, "two", &two);
+        let again = File::open(rig.path("two")).unwrap();
+        crate::support::forget_pages(&again);
+        expect_at("two", &again, 0, &two);
+        assert!(rig.tetherfs(&["status"]).code == Some(0));
+    }));
+    undo(&directory);
+    outcome.unwrap();
+    drop(file);
+    rig.unmount();
+    rig.mount_again();
+    expect_file(&rig, "one", &one);
+    expect_file(&rig, "two", &two);
+    rig.unmount();
+}
+
+#[test]
+fn a_cache_directory_mounted_read_only_in_the_middle() {
+    // A mount of the directory over itself, so that files that are open for writing are no hindrance.
+    reads_go_on_after(
+        |directory| {
+            run_ok(Command::new("mount").arg("--bind").arg(directory).arg(directory));
+            run_ok(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(directory));
+        },
+        |directory| {
+            run_ok(Command::new("umount").arg("--lazy").arg(directory));
+        },
+    );
+}
+
+#[test]
+fn a_cache_whose_files_refuse_writes_in_the_middle() {
+    // Immutable files refuse writes also through descriptors that are open, as a disk with errors does.
+    reads_go_on_after(
+        |directory| {
+            run_ok(Command::new("chattr").args(["-R", "+i"]).arg(directory));
+        },
+        |directory| {
+            run_ok(Command::new("chattr").args(["-R", "-i"]).arg(directory));
+        },
+    );
+}
+
+#[test]
+fn a_cache_directory_deleted_in_the_middle() {
+    reads_go_on_after(|directory| fs::remove_dir_all(directory).unwrap(), |_| ());
+}
+
+#[test]
+fn a_cache_directory_that_is_another_one_in_the_middle() {
+    reads_go_on_after(
+        |directory| {
+            fs::rename(directory, directory.with_extension("old")).unwrap();
+            fs::create_dir(directory).unwrap();
+        },
+        |_| (),
+    );
+}
