@@ -13,7 +13,7 @@
 //!
 //! * While an inode is open its content changes only by our own writes. When the bucket has another version, the *name*
 //!   gets a new inode; handles of the old one go on with the version they opened, or fail with ESTALE where it is gone.
-//! * While the kernel reads an inode's file by itself ([`kernel::Mode::Passthrough`]) the content does not change at all. Who
+//! * While the kernel reads an inode's file by itself (passthrough) the content does not change at all. Who
 //!   wants to write finds the name on a new inode.
 //! * Whoever comes with the old inode is told ESTALE ([`Error::Superseded`]). The kernel then looks the path up again and
 //!   repeats the call, once: open, stat, truncate, chmod and their like (`retry_estale`).

@@ -327,3 +327,17 @@ fn a_cache_on_a_stacked_file_system_is_read_the_ordinary_way_and_told_once() {
     assert_eq!(rig.log().matches("Passthrough is off").count(), 1, "{}", rig.log());
     rig.unmount();
 }
+
+#[test]
+fn making_room_in_the_cache_spares_what_the_kernel_reads() {
+    let rig = Rig::mounted(&["--cache-size=8MiB"]);
+    let (bytes, others) = (pattern(41, LEN), pattern(42, 20 * MIB));
+    rig.bucket.put("data", &bytes);
+    rig.bucket.put("others", &others);
+    assert!(fs::read(rig.path("data")).unwrap() == bytes);
+    all_closed(&rig);
+    let file = open_passed_through(&rig, "data");
+    assert!(fs::read(rig.path("others")).unwrap() == others);
+    assert!(rig.metric("cache_evicted_bytes") > 0, "something had to go");
+    assert!(read_by_kernel(&rig, &file) == bytes);
+}
