@@ -13,7 +13,7 @@ for argument in "$@"; do
         -h | --help) exec python3 -B scripts/bench/main.py --help ;;
     esac
 done
-[ "$(id -u)" = 0 ] || die "run as root: the page cache is dropped between measurements, and tetherfs hands files to the kernel"
+[ "$(id -u)" = 0 ] || die "run as root: the page cache is dropped between measurements"
 need_build
 need_peers
 if [ -z "${TETHERFS_BIN:-}" ]; then

@@ -34,10 +34,13 @@ def run(command, *, timeout_s, cwd=None, env=None, on_timeout=None):
     """Runs a command to its end. `on_timeout` frees it from a mount that does not answer, so that it can be killed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )
+    except OSError as error:
+        raise Failure(f"{command[0]}: {error.strerror}") from error
     try:
         output, errors = process.communicate(timeout=timeout_s)
     except BaseException as reason:
@@ -132,6 +135,12 @@ def detach(directory):
     mnt_detach = 2
     while is_mounted(directory) and libc.umount2(os.fsencode(directory), mnt_detach) == 0:
         pass
+
+
+def busy_cpu_s():
+    """CPU seconds of everything on this machine since it started."""
+    user, nice, system, _idle, _waiting, *interrupts = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    return sum(map(int, (user, nice, system, *interrupts))) / TICKS_PER_S
 
 
 def drop_page_cache():

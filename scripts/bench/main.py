@@ -43,9 +43,11 @@ def main():
         needed = options.size * 6 + (1 << 30)
         if header["machine"]["disk_free_bytes"] < needed:
             raise SystemExit(f"error: {options.dir} needs {needed >> 30} GiB free: choose another --dir or less --size")
+        # A build that ends meanwhile must not change what is measured.
+        options.tetherfs = shutil.copy(options.tetherfs, work / "tetherfs.measured")
         server = Server(options.tetherfs, work)
         contenders = chosen(options, server, work)
-        header["contenders"] = {c.name: {"version": c.version(), "command": c.command()} for c in contenders}
+        header["contenders"] = {c.name: {"version": version(c), "command": c.command()} for c in contenders}
         header["ceilings"] = {"curl": run(["curl", "--version"], timeout_s=10).output.splitlines()[0],
                               "local": run(["fio", "--version"], timeout_s=10).output.strip()}
         introduce(header)
@@ -55,6 +57,7 @@ def main():
         report = Report([contender.name for contender in contenders], samples)
         for name in options.parts:
             report.print(name, PARTS[name].rows)
+        report.print_disturbance()
         if options.json:
             report.write(options.json, header, {name: PARTS[name].rows for name in options.parts})
     finally:
@@ -94,6 +97,13 @@ def chosen(options, server, work):
     if unknown := set(options.only) - names:
         raise SystemExit(f"error: --only: no such contender: {', '.join(unknown)}; there are {', '.join(names)}")
     return [contender for contender in everyone if contender.name in (options.only or names)]
+
+
+def version(contender):
+    try:
+        return contender.version()
+    except Failure as failure:
+        return f"unknown: {failure}"
 
 
 def parse():
@@ -151,7 +161,7 @@ def stop(number, _frame):
 if __name__ == "__main__":
     try:
         main()
-    except Failure as failure:
+    except (Failure, OSError) as failure:
         sys.exit(f"error: {failure}")
     finally:
         if sys.stderr.isatty():

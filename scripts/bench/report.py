@@ -6,10 +6,12 @@ from pathlib import Path
 
 from stage import MIB_PER_S, OPS_PER_S
 
-OURS = ("tetherfs", "no-passthrough")
+OURS = ("tetherfs", "no-passthru")
 CEILINGS = ("curl", "local")
-TITLE_WIDTH = 37
-CELL_WIDTH = 14
+TITLE_WIDTH = 36
+CELL_WIDTH = 13
+# fio's own start and the kernel's writing back are counted as others too.
+QUIET = 0.25
 CPU_UNITS = {MIB_PER_S: "s/GiB", OPS_PER_S: "us/op"}
 
 
@@ -29,6 +31,11 @@ class Report:
         self._costs("peak memory of the daemon", measured, lambda row: "MiB", self._memory)
         self._failures(rows)
 
+    def print_disturbance(self):
+        share = self._disturbance()
+        worth = "" if share < QUIET else ": the figures are worth little, measure again on a quiet machine"
+        print(f"\nOther programs took {share:.0%} of the CPU time used meanwhile{worth}")
+
     def write(self, path, header, parts):
         """Everything, for machines."""
         rows = [
@@ -39,7 +46,8 @@ class Report:
              "tetherfs_to_best_peer": self._lead(row)}
             for part, rows in parts.items() for row in rows
         ]
-        everything = {**header, "rows": rows, "samples": [sample.as_json() for sample in self._samples]}
+        samples = [sample.as_json() for sample in self._samples]
+        everything = {**header, "other_cpu_share": self._disturbance(), "rows": rows, "samples": samples}
         Path(path).write_text(json.dumps(everything, indent=1) + "\n")
 
     # --- tables ---
@@ -105,6 +113,12 @@ class Report:
 
     def _ceiling(self, row):
         return median(self._of(row.name, row.ceiling))
+
+    def _disturbance(self):
+        good = [sample for sample in self._samples if sample.figure is not None]
+        ours = sum(sample.cpu_s + sample.server_cpu_s for sample in good)
+        others = sum(sample.other_cpu_s for sample in good)
+        return others / (ours + others) if good else 0
 
     def _of_ceiling(self, row, contender):
         return ratio(row, self._median(row, contender), self._ceiling(row))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-from machine import Failure, drop_page_cache, run
+from machine import Failure, busy_cpu_s, drop_page_cache, run
 
 # Units, and how a figure comes from what was done: see `Work.figure`.
 MIB_PER_S = "MiB/s"
@@ -17,10 +17,11 @@ SECONDS = "s"
 class Row:
     """One line of the tables."""
 
+    # Of all parts together there is no other.
     name: str
     title: str
     unit: str
-    # Who measures the most that is possible: the player and, where it is not this one, the row.
+    # The player whose figure in this row is the most that is possible.
     ceiling: str
     # The row that the contenders' figures are taken from, for a line with a second ceiling.
     like: str = ""
@@ -67,6 +68,8 @@ class Sample:
     cpu_s: float | None = None
     cpu: float | None = None
     server_cpu_s: float | None = None
+    # Everybody else's meanwhile: other programs, and the kernel's writing back.
+    other_cpu_s: float | None = None
     peak_memory_bytes: int | None = None
     requests: dict = field(default_factory=dict)
     fetched_bytes: int | None = None
@@ -108,7 +111,7 @@ class Stage:
         self._round = round_number
 
     def play(self, scene):
-        """Plays a scene. A failure is noted for all of its rows that have no figure yet, or, after the last, for that."""
+        """Plays a scene. A failure is noted for its rows without a figure; where all have one, for the last of them."""
         try:
             scene.play(self)
         except Failure as failure:
@@ -118,9 +121,9 @@ class Stage:
                 self.samples.append(Sample(row, self.player, self._round, error=str(failure)))
 
     @contextmanager
-    def mounted(self, *, fresh, warm=(), latency=False):
+    def mounted(self, *, fresh, keep=False, warm=(), latency=False):
         """Mounts with a cold page cache, the objects `warm` in the server's memory, and perhaps a far server. Yields
-        the mountpoint."""
+        the mountpoint. `fresh` begins without a disk cache, `keep` leaves one for the next scene."""
         contender = self._contender
         try:
             if fresh:
@@ -130,7 +133,7 @@ class Stage:
                 self.drop_caches(warm)
             with self.server.latency(latency):
                 yield contender.mountpoint
-            contender.unmount()
+            contender.unmount(keep=keep)
         finally:
             contender.kill()
 
@@ -147,13 +150,15 @@ class Stage:
         if daemon:
             daemon.forget_peak()
         server_before, daemon_before = self.server.cpu_s(), daemon.cpu_s() if daemon else 0
+        busy_before = busy_cpu_s()
         done = work()
+        busy_s, server_cpu_s = busy_cpu_s() - busy_before, self.server.cpu_s() - server_before
         cpu_s = done.cpu_s + (daemon.cpu_s() - daemon_before if daemon else 0)
         requests, fetched = self.server.counts()
         unit = self._rows[row].unit
         self.samples.append(Sample(
             row, self.player, self._round, figure=done.figure(unit), seconds=done.seconds, cpu_s=cpu_s,
-            cpu=done.cpu(unit, cpu_s), server_cpu_s=self.server.cpu_s() - server_before,
+            cpu=done.cpu(unit, cpu_s), server_cpu_s=server_cpu_s, other_cpu_s=max(0, busy_s - cpu_s - server_cpu_s),
             peak_memory_bytes=daemon.peak_memory() if daemon else None, requests=requests, fetched_bytes=fetched,
         ))
 
