@@ -8,12 +8,15 @@
 //! Lock order: a stream's steering, then the table of chunks, then the cache's own locks, of which only the short ones
 //! are taken under the table. No lock is held across an await.
 
+#[cfg(test)]
+mod ahead_tests;
 mod budget;
 mod fetch;
 mod flight;
 mod pace;
 mod patience;
 mod plan;
+mod steering;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -49,11 +52,12 @@ pub struct Options {
     pub memory_bytes: ByteSize,
     /// Farthest that a sequential stream is fetched ahead.
     pub prefetch_bytes: ByteSize,
-    /// Bytes a ranged request when reading sequentially; a multiple of the chunk size.
+    /// Bytes a ranged request when reading sequentially, at the most; a multiple of the chunk size.
     pub request_bytes: ByteSize,
-    /// Requests in flight for one stream.
+    /// Requests in flight for one stream that fetches ahead; those that are nearly done do not count. All streams
+    /// together have twice as many. Reads that somebody waits for are not held up by this.
     pub requests_max: usize,
-    /// Longest wait for the next byte of a body before the request counts as broken.
+    /// Longest wait for a body to bring bytes, more than a few, before the request counts as broken.
     pub stall_timeout: Duration,
     /// Longest a `read` keeps trying without progress before it fails.
     pub read_timeout: Duration,
