@@ -96,6 +96,7 @@ impl Fetch {
                     let arrived = Instant::now();
                     patience.on_bytes(bytes.len() as u64, arrived);
                     let refuted = self.take(bytes).await.err();
+                    self.flight.set_left(self.flight.range.end - self.at);
                     let taken = Instant::now();
                     patience.excuse(taken - arrived);
                     if let Some(answer) = &mut answer {

@@ -14,6 +14,7 @@ mod flight;
 mod pace;
 mod patience;
 mod plan;
+mod steering;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub use crate::cache::WholeFile;
-pub use stream::{FetchedAhead, ReadStream};
+pub use steering::FetchedAhead;
+pub use stream::ReadStream;
 pub use upkeep::{
     CacheReport, Evicted, Kept, ObjectReport, PinTarget, Purged, Repair, VerifyProgress, VerifyReport, Warmed,
 };
@@ -54,11 +56,12 @@ pub struct Options {
     pub memory_bytes: ByteSize,
     /// Farthest that a sequential stream is fetched ahead.
     pub prefetch_bytes: ByteSize,
-    /// Bytes a ranged request when reading sequentially; a multiple of the chunk size.
+    /// Bytes a ranged request when reading sequentially, at the most; a multiple of the chunk size.
     pub request_bytes: ByteSize,
-    /// Requests in flight for one stream.
+    /// Requests in flight for one stream that fetches ahead; those that are nearly done do not count. All streams
+    /// together have twice as many. Reads that somebody waits for are not held up by this.
     pub requests_max: usize,
-    /// Longest wait for the next byte of a body before the request counts as broken.
+    /// Longest wait for a body to bring bytes, more than a few, before the request counts as broken.
     pub stall_timeout: Duration,
     /// Longest a `read` keeps trying without progress before it fails.
     pub read_timeout: Duration,

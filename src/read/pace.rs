@@ -5,6 +5,7 @@
 //!
 //! * A request should carry for at least as long as it waits, or the waiting is most of it.
 //! * It should not carry for longer than [`CARRY_MAX`], or what is behind it waits too long.
+//! * When no more than that is left of a request, the next one is sent, so that all the time so many carry.
 //! * No more requests are in flight than what arrives within [`HORIZON`] is worth: on a slow link they only take the
 //!   bandwidth from the one that is waited for.
 //!
@@ -134,6 +135,7 @@ impl Pace {
             first_bytes: carried_while_waiting.clamp(REQUEST_BYTES_MIN, FIRST_BYTES_MAX),
             request_bytes_least: least,
             request_bytes_most: carried_at_most.max(least),
+            overlap_bytes: carried_while_waiting,
             requests: worthwhile.max(REQUESTS_MIN).min(requests).max(1),
         }
     }

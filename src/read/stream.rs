@@ -1,11 +1,9 @@
 //! One handle's reads: what is here is given at once, what is not is fetched or waited for, what comes next is asked
 //! for ahead.
 
-mod ahead;
-
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,17 +11,15 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::cache::Resident;
-use crate::observe::{Counter, task};
-use crate::read::budget::{Slot, Urgency};
-use crate::read::fetch::{self, Source};
-use crate::read::flight::{Answer, Flight, Interest, Place, Table};
-use crate::read::plan::{Grid, Span, plan};
-use crate::read::window::{Limits, Scale, Window};
+use crate::observe::task;
+use crate::read::fetch::Source;
+use crate::read::flight::{Answer, Peek, Place, Table};
+use crate::read::plan::Grid;
+use crate::read::steering::{Engaged, Steering};
+use crate::read::window::Limits;
 use crate::read::{Error, Shared};
 use crate::store::{self, ErrorKind, Op};
 use crate::types::{ByteRange, ObjectId};
-
-pub use ahead::FetchedAhead;
 
 /// Times that one read starts over because a fetch it waited for was cut off without an answer.
 const CUT_OFF_MAX: u32 = 3;
@@ -33,12 +29,12 @@ const ECHO_MAX: Duration = Duration::from_millis(200);
 
 /// One handle's view of one version of an object.
 pub struct ReadStream {
-    source: Source,
+    pub(super) source: Source,
     /// Most bytes that are waited for at once, and of one request.
-    piece_bytes: u64,
+    pub(super) piece_bytes: u64,
     /// Most bytes ahead of all streams together.
-    ahead_bytes: u64,
-    steering: Mutex<Steering>,
+    pub(super) ahead_bytes: u64,
+    pub(super) steering: Mutex<Steering>,
     timed_out: Mutex<Option<TimedOut>>,
 }
 
@@ -46,13 +42,6 @@ pub struct ReadStream {
 struct TimedOut {
     at: Instant,
     error: Error,
-}
-
-/// Where the stream is going.
-struct Steering {
-    window: Window,
-    /// Flights that bring what this stream wants, some of them over.
-    flights: Vec<Interest>,
 }
 
 /// Where some bytes of a read are.
@@ -64,24 +53,13 @@ enum Here {
 }
 
 /// How some bytes of a read will be had.
-enum Ticket {
+pub(super) enum Ticket {
     /// From memory.
     Held(Bytes, Range<usize>),
     /// From the disk cache.
     OnDisk(ByteRange),
     /// From a fetch, as part of a chunk.
     Coming(Place, oneshot::Receiver<Answer>, Range<usize>),
-}
-
-/// A flight that has just begun, with its slot if it fetches ahead.
-struct Begun(Arc<Flight>, Option<Slot>);
-
-/// What engaging for a read has led to.
-enum Engaged {
-    /// Tickets for all of it, in order.
-    Tickets(Vec<Ticket>),
-    /// There is no memory to fetch into yet.
-    NoRoom,
 }
 
 /// How far a set of tickets has brought a read.
@@ -116,7 +94,7 @@ impl ReadStream {
             source: Source { shared, id, number, grid, cached },
             piece_bytes: request_bytes,
             ahead_bytes,
-            steering: Mutex::new(Steering { window: Window::new(limits), flights: Vec::new() }),
+            steering: Mutex::new(Steering::new(limits)),
             timed_out: Mutex::default(),
         }
     }
@@ -275,148 +253,6 @@ impl ReadStream {
         timeout(longest, engage).await.map_err(|_| self.error("no memory for reading became free"))
     }
 
-    /// Gets tickets for a range, and starts the fetches that it needs. They bring what follows as well, as far as it
-    /// is in `target` and fits in the same request.
-    fn engage(&self, range: ByteRange, target: ByteRange) -> Engaged {
-        let Source { shared, number, grid, .. } = &self.source;
-        self.look_once();
-        let mut begun = Vec::new();
-        let mut has_room = true;
-        let mut table = shared.table();
-        for span in self.plan(&table, range) {
-            let Span::Fetch(needed) = span else {
-                continue;
-            };
-            let request = self.with_what_follows(&table, needed, target);
-            let request = if table.reserve(request.len(), Urgency::Prefetch) {
-                request
-            } else if table.reserve(needed.len(), Urgency::Demand) {
-                needed
-            } else {
-                has_room = false;
-                break;
-            };
-            begun.push(Begun(table.begin(*number, *grid, request, Urgency::Demand), None));
-        }
-        let engaged = match has_room {
-            true => Engaged::Tickets(self.tickets(&mut table, range)),
-            false => Engaged::NoRoom,
-        };
-        drop(table);
-        if !begun.is_empty() {
-            let mut steering = self.steering();
-            let Steering { window, flights } = &mut *steering;
-            flights.retain(|interest| !interest.flight().is_over());
-            for Begun(flight, _) in &begun {
-                window.asked(flight.range);
-                flights.push(Interest::new(flight.clone()));
-            }
-        }
-        self.launch(begun);
-        engaged
-    }
-
-    /// Extends what must be fetched, up to the end of the target, of the request or of what is absent.
-    fn with_what_follows(&self, table: &Table, needed: ByteRange, target: ByteRange) -> ByteRange {
-        let Source { number, grid, cached, .. } = &self.source;
-        let request_end = needed.end.next_multiple_of(self.piece_bytes);
-        let end = grid.cover(target).end.min(request_end);
-        if end <= needed.end {
-            return needed;
-        }
-        let absent_to = table.absent_to(*number, *grid, ByteRange::new(needed.end, end));
-        let follows = ByteRange::new(needed.end, absent_to);
-        let present = cached.as_ref().and_then(|cached| cached.present_within(follows).iter().next());
-        ByteRange::new(needed.start, present.map_or(absent_to, |present| present.start))
-    }
-
-    /// Asks for what is due of the window, as far as requests and memory allow.
-    fn prefetch(&self) {
-        let mut steering = self.steering();
-        let due = steering.window.due();
-        if due.is_empty() {
-            return;
-        }
-        let Source { shared, number, grid, .. } = &self.source;
-        let Steering { window, flights } = &mut *steering;
-        flights.retain(|interest| !interest.flight().is_over());
-        self.look_once();
-        let mut begun = Vec::new();
-        let mut table = shared.table();
-        'due: for request in due {
-            for span in self.plan(&table, request) {
-                match span {
-                    Span::Hit(_) => {}
-                    Span::Join(range) => {
-                        take_interest(&table, grid.chunks(range).map(|chunk| self.place(chunk)), flights)
-                    }
-                    Span::Fetch(range) => {
-                        if flights.len() >= window.scale().requests {
-                            break 'due;
-                        }
-                        let Some(slot) = shared.load.slot(shared.options.requests_max) else {
-                            break 'due;
-                        };
-                        if !table.reserve(range.len(), Urgency::Prefetch) {
-                            break 'due;
-                        }
-                        let flight = table.begin(*number, *grid, range, Urgency::Prefetch);
-                        flights.push(Interest::new(flight.clone()));
-                        begun.push(Begun(flight, Some(slot)));
-                    }
-                }
-            }
-            window.asked(request);
-        }
-        drop(table);
-        drop(steering);
-        self.launch(begun);
-    }
-
-    /// Takes note of a read; returns what is worth having from its start on.
-    fn steer(&self, range: ByteRange) -> ByteRange {
-        let scale = self.scale();
-        let mut steering = self.steering();
-        let Steering { window, flights } = &mut *steering;
-        window.tune(scale);
-        let advice = window.on_read(range);
-        if !advice.abandoned.is_empty() {
-            flights.retain(|interest| {
-                let fetched = interest.flight().range;
-                let is_abandoned = advice.abandoned.iter().any(|range| range.intersect(fetched).is_some());
-                !is_abandoned || fetched.intersect(advice.target).is_some() || window.wants(fetched)
-            });
-            let Source { shared, number, grid, .. } = &self.source;
-            let mut table = shared.table();
-            advice.abandoned.iter().for_each(|range| table.abandon(*number, grid.chunks(*range)));
-        }
-        advice.target
-    }
-
-    /// How to read ahead now, on this link and beside the other streams.
-    fn scale(&self) -> Scale {
-        let Shared { load, options, .. } = &*self.source.shared;
-        let requests = load.requests(options.requests_max);
-        self.source.shared.pace().scale(load.share(self.ahead_bytes), requests, self.piece_bytes)
-    }
-
-    /// Reads the map of the cache file, which must not be done for the first time under the table's lock.
-    fn look_once(&self) {
-        if let Some(cached) = &self.source.cached {
-            cached.present_within(ByteRange::new(0, 0));
-        }
-    }
-
-    /// Plans a range. What is on disk is looked at while the table is locked: a chunk that has come into the cache
-    /// leaves the table only then, and so is always seen in one of them.
-    fn plan(&self, table: &Table, range: ByteRange) -> Vec<Span> {
-        let Source { number, grid, cached, .. } = &self.source;
-        let (held, coming) = table.state(*number, *grid, range);
-        let mut present = cached.as_ref().map(|cached| cached.present_within(range)).unwrap_or_default();
-        held.iter().for_each(|range| present.insert(range));
-        plan(range, *grid, &present, &coming)
-    }
-
     /// Where a range is, unless some of it is on its way. What is held counts as read at once if all
     /// of it is.
     fn here_now(&self, range: ByteRange) -> Option<Vec<Here>> {
@@ -425,9 +261,9 @@ impl ReadStream {
         let mut is_all_held = true;
         for (place, bytes, part) in self.parts(range) {
             match table.peek(place) {
-                Some(Ok(held)) => here.push(Here::Held(held.clone(), part)),
-                Some(Err(_)) => return None,
-                None => {
+                Peek::Held(held) => here.push(Here::Held(held.clone(), part)),
+                Peek::Coming => return None,
+                Peek::Absent => {
                     is_all_held = false;
                     match here.last_mut() {
                         Some(Here::OnDisk(before)) => before.end = bytes.end,
@@ -449,7 +285,7 @@ impl ReadStream {
     }
 
     /// Tickets for a range. What is neither in memory nor on its way is taken to be on disk.
-    fn tickets(&self, table: &mut Table, range: ByteRange) -> Vec<Ticket> {
+    pub(super) fn tickets(&self, table: &mut Table, range: ByteRange) -> Vec<Ticket> {
         let mut tickets: Vec<Ticket> = Vec::new();
         for (place, bytes, part) in self.parts(range) {
             if let Some(held) = table.read(place, part.len() as u64) {
@@ -476,25 +312,11 @@ impl ReadStream {
         })
     }
 
-    fn launch(&self, begun: Vec<Begun>) {
-        for Begun(flight, slot) in begun {
-            if self.source.cached.is_some() {
-                let chunks = self.source.grid.chunks(flight.range);
-                self.source.shared.metrics.add(Counter::CacheMisses, chunks.end - chunks.start);
-            }
-            fetch::start(self.source.clone(), flight, slot);
-        }
-    }
-
-    fn place(&self, chunk: u64) -> Place {
+    pub(super) fn place(&self, chunk: u64) -> Place {
         Place { object: self.source.number, chunk }
     }
 
-    fn steering(&self) -> MutexGuard<'_, Steering> {
-        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn error(&self, detail: &str) -> Error {
+    pub(super) fn error(&self, detail: &str) -> Error {
         let kind = ErrorKind::Unavailable { retry_after: None };
         Error::Store(store::Error::on(Op::Get, &self.source.id.key, kind, detail))
     }
@@ -510,15 +332,6 @@ impl Drop for ReadStream {
 impl fmt::Debug for ReadStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadStream").field("object", &self.source.id).finish_non_exhaustive()
-    }
-}
-
-/// Has the flights that bring these chunks go on for this stream as well.
-fn take_interest(table: &Table, places: impl Iterator<Item = Place>, flights: &mut Vec<Interest>) {
-    for flight in places.filter_map(|place| table.flight(place)) {
-        if !flights.iter().any(|interest| Arc::ptr_eq(interest.flight(), &flight)) {
-            flights.push(Interest::new(flight));
-        }
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Scale {
     pub request_bytes_most: u64,
     /// Requests that are worth having in flight, at least 1.
     pub requests: usize,
+    /// A request with no more bytes than this to come is done before another one, sent now, begins to bring any.
+    pub overlap_bytes: u64,
 }
 
 /// One handle's reads so far.
@@ -116,6 +118,7 @@ impl Window {
             request_bytes_least: 0,
             request_bytes_most: 0,
             requests: 1,
+            overlap_bytes: 0,
         };
         Window { limits, scale, runs: Vec::new(), strides: Strides::default(), clock: 0 }
     }

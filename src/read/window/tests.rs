@@ -19,6 +19,7 @@ const SCALE: Scale = Scale {
     request_bytes_least: MIB,
     request_bytes_most: u64::MAX,
     requests: 8,
+    overlap_bytes: 0,
 };
 
 /// A window, and what has been asked for by it.

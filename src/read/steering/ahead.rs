@@ -3,7 +3,8 @@
 use crate::read::budget::Urgency;
 use crate::read::flight::Interest;
 use crate::read::plan::Span;
-use crate::read::stream::{Begun, ReadStream};
+use crate::read::steering::Begun;
+use crate::read::stream::ReadStream;
 use crate::read::{Error, Reader};
 use crate::types::{ByteRange, ObjectMeta};
 

@@ -1,4 +1,4 @@
-//! The table of chunks: who gets what, and what is left.
+//! The table of chunks: who waits for what, what makes room for what, and that nothing is left behind.
 
 use super::*;
 use crate::types::{ETag, Key};
@@ -92,9 +92,9 @@ fn what_is_in_the_cache_as_well_makes_room_for_prefetch_unread() {
         arrive(&mut table, place(number, chunk));
     });
     table.kept(place(number, 1));
-    assert!(table.peek(place(number, 1)).is_some());
+    assert!(matches!(table.peek(place(number, 1)), Peek::Held(_)));
     assert!(table.reserve(10, Urgency::Prefetch));
-    assert!(table.peek(place(number, 1)).is_none());
+    assert!(matches!(table.peek(place(number, 1)), Peek::Absent));
     assert!(!table.reserve(10, Urgency::Prefetch));
     assert_eq!(table.absent_to(number, GRID, ByteRange::new(10, 95)), 20);
     assert_eq!(table.absent_to(number, GRID, ByteRange::new(30, 77)), 77);

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub(crate) struct Flight {
     pub range: ByteRange,
     /// What for.
     urgency: Urgency,
+    /// Bytes that are still to come.
+    left: AtomicU64,
     interested: AtomicUsize,
     is_over: AtomicBool,
     /// Told when nobody is interested any more.
@@ -72,6 +74,16 @@ pub(crate) struct Table {
     kept: LruCache<Place, ()>,
     spent: LruCache<Place, ()>,
     load: Arc<Load>,
+}
+
+/// What the table knows of a chunk.
+pub(crate) enum Peek<'a> {
+    /// It is in memory.
+    Held(&'a Bytes),
+    /// It is on its way.
+    Coming,
+    /// Neither.
+    Absent,
 }
 
 struct Object {
@@ -102,6 +114,7 @@ impl Flight {
         Arc::new(Flight {
             range,
             urgency,
+            left: AtomicU64::new(range.len()),
             interested: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             unwanted: Notify::new(),
@@ -115,6 +128,16 @@ impl Flight {
 
     pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
+    }
+
+    /// So many bytes are still to come.
+    pub(crate) fn set_left(&self, bytes: u64) {
+        self.left.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it is to bring no more than `bytes`, which are no more than half of it.
+    pub(crate) fn is_nearly_over(&self, bytes: u64) -> bool {
+        self.left.load(Ordering::Relaxed) <= bytes.min(self.range.len() / 2)
     }
 
     /// Waits until nobody is interested.
@@ -217,12 +240,13 @@ impl Table {
         first.map_or(absent.end, |(place, _)| grid.range_of(place.chunk).start)
     }
 
-    /// What is known of a chunk, without touching it: its bytes are in memory, or `Err` when they are on their way.
-    pub(crate) fn peek(&self, place: Place) -> Option<Result<&Bytes, &Arc<Flight>>> {
-        Some(match self.chunks.get(&place)? {
-            Chunk::Fetching { flight, .. } => Err(flight),
-            Chunk::Present(held) => Ok(&held.bytes),
-        })
+    /// What is known of a chunk, without touching it.
+    pub(crate) fn peek(&self, place: Place) -> Peek<'_> {
+        match self.chunks.get(&place) {
+            Some(Chunk::Fetching { .. }) => Peek::Coming,
+            Some(Chunk::Present(held)) => Peek::Held(&held.bytes),
+            None => Peek::Absent,
+        }
     }
 
     /// The bytes of a chunk that is in memory, of which the reader is going to take `read_bytes`.
@@ -462,5 +486,4 @@ fn places(object: u64, chunks: Range<u64>) -> Range<Place> {
 }
 
 #[cfg(test)]
-#[path = "flight_tests.rs"]
 mod tests;

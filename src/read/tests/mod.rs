@@ -1,5 +1,6 @@
 //! Reading as its users see it: which bytes, how many requests, what happens when the store fails.
 
+mod ahead;
 mod whole;
 
 use std::fs;
@@ -18,20 +19,20 @@ use crate::store::wrap::{Action, FaultStore, Rule, When};
 use crate::store::{ErrorKind, MemoryStore, ObjectStore, Op, PutOptions, UploadKind};
 use crate::types::{ByteRange, ByteSize, ETag, Key, ObjectId};
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const CHUNK: u64 = 16 * KIB;
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const CHUNK: u64 = 16 * KIB;
 const LATER: ErrorKind = ErrorKind::Unavailable { retry_after: None };
 
 /// A reader over a store in memory.
-struct Bench {
-    store: Arc<FaultStore>,
-    reader: Arc<Reader>,
+pub(super) struct Bench {
+    pub(super) store: Arc<FaultStore>,
+    pub(super) reader: Arc<Reader>,
     metrics: Arc<Metrics>,
     cache: Option<TempDir>,
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         memory_bytes: ByteSize::mib(16),
         prefetch_bytes: ByteSize::mib(8),
@@ -43,12 +44,12 @@ fn options() -> Options {
 }
 
 /// For tests in which bodies stall.
-fn hasty() -> Options {
+pub(super) fn hasty() -> Options {
     Options { stall_timeout: Duration::from_millis(80), ..options() }
 }
 
 impl Bench {
-    fn with(options: Options, cache: Option<TempDir>) -> Bench {
+    pub(super) fn with(options: Options, cache: Option<TempDir>) -> Bench {
         let memory = MemoryStore::new("memory://test", UploadKind::Offset { align: 1 });
         Bench::over(Arc::new(FaultStore::new(Arc::new(memory))), options, cache)
     }
@@ -60,11 +61,11 @@ impl Bench {
         Bench { store, reader, metrics, cache }
     }
 
-    fn cached() -> Bench {
+    pub(super) fn cached() -> Bench {
         Bench::with(options(), Some(TempDir::new().unwrap()))
     }
 
-    fn uncached() -> Bench {
+    pub(super) fn uncached() -> Bench {
         Bench::with(options(), None)
     }
 
@@ -77,21 +78,21 @@ impl Bench {
         Bench::over(store, options(), cache)
     }
 
-    async fn put(&self, key: &str, size: u64) -> ObjectId {
+    pub(super) async fn put(&self, key: &str, size: u64) -> ObjectId {
         let bytes = content(key.len() as u64, ByteRange::new(0, size));
         let key = Key::new(key).unwrap();
         self.store.put(&key, Bytes::from(bytes), PutOptions::default()).await.unwrap().id
     }
 
-    fn gets(&self) -> usize {
+    pub(super) fn gets(&self) -> usize {
         self.store.count(Op::Get)
     }
 
-    fn fetched(&self) -> u64 {
+    pub(super) fn fetched(&self) -> u64 {
         self.store.bytes(Op::Get)
     }
 
-    fn held_bytes(&self) -> u64 {
+    pub(super) fn held_bytes(&self) -> u64 {
         self.reader.shared.table().budget().used()
     }
 }
@@ -135,13 +136,13 @@ fn check(id: &ObjectId, range: ByteRange, bytes: &[u8]) {
     assert!(bytes == expected, "{range:?} has other bytes");
 }
 
-async fn read(stream: &ReadStream, range: ByteRange) {
+pub(super) async fn read(stream: &ReadStream, range: ByteRange) {
     let bytes = stream.read(range).await.unwrap();
     check(stream.object(), range, &bytes);
 }
 
 /// As the file system does it: at once if possible.
-async fn read_either_way(stream: &ReadStream, range: ByteRange) {
+pub(super) async fn read_either_way(stream: &ReadStream, range: ByteRange) {
     let mut out = Vec::new();
     if stream.read_now(range, &mut out) {
         check(stream.object(), range, &out);
@@ -352,7 +353,7 @@ async fn a_body_that_keeps_breaking_still_arrives_once() {
     );
 }
 
-const CHUNK_UNCACHED: u64 = 256 * KIB;
+pub(super) const CHUNK_UNCACHED: u64 = 256 * KIB;
 
 #[tokio::test]
 async fn an_object_replaced_while_it_is_read_is_gone_and_never_mixed() {
