@@ -157,10 +157,10 @@ fn a_byte_flipped_on_the_way_of_a_small_object_is_not_served() {
     let rig = Rig::mounted(&["--metadata-ttl=10m"]);
     for (number, size) in [1, 5_000, CHUNK, CHUNK + 1, 3 * MIB].into_iter().enumerate() {
         for is_listed in [false, true] {
-            let (name, bytes) = (format!("f{number}-{is_listed}"), pattern(number as u64, size));
+            let (name, bytes) = (format!("d{number}-{is_listed}/f"), pattern(number as u64, size));
             rig.bucket.put_quietly(&name, &bytes);
             if is_listed {
-                fs::read_dir(rig.mountpoint()).unwrap().for_each(drop);
+                fs::read_dir(rig.path(&name).parent().unwrap()).unwrap().for_each(drop);
             }
             let flip = rig.bucket.faults().add(flipped(random.u64(0..size as u64)).times(1));
             expect_file(&rig, &name, &bytes);
