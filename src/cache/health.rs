@@ -100,9 +100,12 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 
 /// Whether an error is that of a disk that fails or takes no changes, for which nobody but the disk is to blame.
 pub(crate) fn is_disk_failing(error: &io::Error) -> bool {
-    is_full(error)
-        || error.kind() == io::ErrorKind::ReadOnlyFilesystem
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem || is_unreadable(error)
+}
+
+/// Whether an error is that of a place on the disk that cannot be read.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 #[cfg(test)]

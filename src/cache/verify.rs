@@ -4,11 +4,13 @@
 //! while nobody changes the object: it may just have been evicted or replaced. Recency and counters of use are left
 //! as they are.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::cache::files::map::Slot;
 use crate::cache::files::{Access, ChunkState, Opened, Pair, Wait};
+use crate::cache::health::is_unreadable;
 use crate::cache::layout::{Name, shards};
 use crate::cache::{ChunkCache, Disk, scan};
 
@@ -54,7 +56,8 @@ pub struct VerifyReport {
     pub removed_objects: u64,
     /// Chunks taken off the disk.
     pub removed_chunks: u64,
-    /// Whether everything has been read; false when it was cancelled, or a folder could not be listed.
+    /// Whether everything has been read; false when it was cancelled, or something could not be
+    /// opened or listed.
     pub is_complete: bool,
 }
 
@@ -66,6 +69,7 @@ struct Verification<'a> {
     tell: &'a mut dyn FnMut(VerifyProgress) -> ControlFlow<()>,
     objects: u64,
     report: VerifyReport,
+    is_all_read: bool,
     is_cancelled: bool,
 }
 
@@ -82,7 +86,7 @@ impl ChunkCache {
             return VerifyReport { is_complete: true, ..VerifyReport::default() };
         };
         let listed: Vec<_> = shards().map(|shard| scan::names(&disk.directory, &shard)).collect();
-        let is_all_listed = listed.iter().all(Result::is_ok);
+        let listed_all = listed.iter().all(Result::is_ok);
         let names: Vec<Name> = listed.into_iter().flatten().flatten().collect();
         let mut verification = Verification {
             cache: self,
@@ -91,6 +95,7 @@ impl ChunkCache {
             tell: progress,
             objects: names.len() as u64,
             report: VerifyReport::default(),
+            is_all_read: listed_all,
             is_cancelled: false,
         };
         for name in names {
@@ -99,7 +104,7 @@ impl ChunkCache {
                 break;
             }
         }
-        let is_complete = is_all_listed && !verification.is_cancelled;
+        let is_complete = verification.is_all_read && !verification.is_cancelled;
         VerifyReport { is_complete, ..verification.report }
     }
 }
@@ -110,7 +115,8 @@ impl Verification<'_> {
             // It has just been evicted.
             Ok(Opened::Missing) => {}
             Ok(Opened::Pair(pair)) => self.pair(name, &pair),
-            Ok(Opened::Unusable) | Err(_) => self.unusable(name),
+            Ok(Opened::Unusable) => self.unusable(name),
+            Err(error) => self.unreadable(name, &error),
         }
         self.report.objects += 1;
         self.progress();
@@ -140,8 +146,8 @@ impl Verification<'_> {
                 self.progress();
             }
         });
-        if visited.is_err() {
-            return self.unusable(name);
+        if let Err(error) = visited {
+            return self.unreadable(name, &error);
         }
         for chunk in suspects {
             self.suspect(name, pair, chunk, &mut buffer);
@@ -176,11 +182,25 @@ impl Verification<'_> {
             Ok(Opened::Pair(pair)) if object.while_unchanged(|| pair.visit_slots(&mut |_, _| {})).is_ok() => {
                 return;
             }
+            Err(error) if !is_unreadable(&error) => {
+                self.is_all_read = false;
+                return;
+            }
             Ok(Opened::Pair(_) | Opened::Unusable) | Err(_) => self.report.damaged_objects += 1,
         }
         match self.repair {
             Repair::Nothing => {}
             Repair::TakeOff => self.report.removed_objects += u64::from(object.give_up_files(self.disk)),
+        }
+    }
+
+    /// A place on the disk that cannot be read is damage; other errors say nothing of the files.
+    fn unreadable(&mut self, name: Name, error: &io::Error) {
+        if is_unreadable(error) {
+            self.unusable(name);
+        } else {
+            log::warn!("Cannot verify cache file {name}: {error}");
+            self.is_all_read = false;
         }
     }
 

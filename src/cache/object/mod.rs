@@ -21,6 +21,7 @@ pub use whole::{Judged, WholeFile};
 
 use crate::cache::files::map::Header;
 use crate::cache::files::{self, BLOCK_BYTES, Opened, Pair};
+use crate::cache::health::is_unreadable;
 use crate::cache::layout::Name;
 use crate::cache::ledger::{Age, Part, Unit};
 use crate::cache::object::presence::{Chunks, chunks_of};
@@ -335,11 +336,6 @@ impl fmt::Debug for CachedObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedObject").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// Whether an error is that of a place on the disk that cannot be read.
-fn is_unreadable(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 fn chunk_charge(header: &Header, chunk: u64) -> u64 {
