@@ -116,6 +116,7 @@ pub fn status(client: &mut Client) -> Result<MountStatus, Failure> {
         Answer::Hello(_)
         | Answer::Drain(_)
         | Answer::Unmounted { .. }
+        | Answer::Cache(_)
         | Answer::Done
         | Answer::Error { .. } => Err(ClientError::Strange.into()),
     }

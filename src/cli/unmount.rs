@@ -85,9 +85,14 @@ fn end(client: &mut Client, deadline: Option<Instant>, mountpoint: &Path) -> Res
     let may_take = wait.map(|wait| wait.saturating_add(TEAR_DOWN_MAX));
     match client.call(Command::Unmount { wait_ms }, may_take) {
         Ok(Answer::Unmounted { left }) => Ok(left),
-        Ok(Answer::Hello(_) | Answer::Status(_) | Answer::Drain(_) | Answer::Done | Answer::Error { .. }) => {
-            Err(ClientError::Strange.into())
-        }
+        Ok(
+            Answer::Hello(_)
+            | Answer::Status(_)
+            | Answer::Drain(_)
+            | Answer::Cache(_)
+            | Answer::Done
+            | Answer::Error { .. },
+        ) => Err(ClientError::Strange.into()),
         Err(ClientError::Refused { code: ErrorCode::Busy, message }) => {
             let path = output::path(mountpoint);
             Err(Failure::new(Exit::Mountpoint, format!("cannot unmount {path}: {message}")).hint(format!(

@@ -72,9 +72,11 @@ impl Client {
         match ask(&mut reader, Command::Hello, ANSWER_WAIT_MAX)? {
             Answer::Hello(hello) => Ok(Client { reader, hello }),
             Answer::Error { code, message } => Err(ClientError::Refused { code, message }),
-            Answer::Status(_) | Answer::Drain(_) | Answer::Unmounted { .. } | Answer::Done => {
-                Err(ClientError::Strange)
-            }
+            Answer::Status(_)
+            | Answer::Drain(_)
+            | Answer::Unmounted { .. }
+            | Answer::Cache(_)
+            | Answer::Done => Err(ClientError::Strange),
         }
     }
 
@@ -93,6 +95,7 @@ impl Client {
             | Answer::Status(_)
             | Answer::Drain(_)
             | Answer::Unmounted { .. }
+            | Answer::Cache(_)
             | Answer::Done) => Ok(answer),
         }
     }

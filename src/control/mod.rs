@@ -5,6 +5,7 @@
 //! waits are bounded. Only the user who mounted, and root, get in: the directory and the peer's credentials are checked.
 //! What a command does is decided above, by the [`Operator`].
 
+mod cache;
 mod client;
 mod protocol;
 mod server;
@@ -12,11 +13,12 @@ mod socket;
 
 use std::path::PathBuf;
 
+pub use cache::{CacheAnswer, CacheCommand};
 pub use client::{Client, ClientError};
 pub use protocol::{
     Answer, Command, DrainProgress, ErrorCode, Hello, MountStatus, PhaseView, Rates, Request, VERSION,
 };
-pub use server::{Operator, Server};
+pub use server::{Operator, REQUEST_BYTES_MAX, Server};
 pub use socket::{ControlError, socket_name};
 
 /// Where the socket goes and whose it is.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::{CacheAnswer, CacheCommand};
 use crate::fs::Status;
 use crate::types::{SessionId, UnixTime};
 
@@ -50,6 +51,8 @@ pub enum Command {
         /// Which.
         session: SessionId,
     },
+    /// Something about the cache. Answered with [`Answer::Cache`].
+    Cache(CacheCommand),
 }
 
 /// One line from the daemon.
@@ -67,6 +70,8 @@ pub enum Answer {
         /// What was left at the end; its sessions go on at the next mount.
         left: Status,
     },
+    /// To [`Command::Cache`].
+    Cache(Box<CacheAnswer>),
     /// It is done.
     Done,
     /// It is not done.

@@ -20,8 +20,8 @@ use crate::observe::task;
 
 /// Connections at once; a further one waits in the listener's queue.
 const CONNECTIONS_MAX: usize = 16;
-/// Longest request line, in bytes.
-const REQUEST_BYTES_MAX: u64 = 16 << 10;
+/// Longest request line, in bytes: room for as many paths as fit on a command line.
+pub const REQUEST_BYTES_MAX: u64 = 2 << 20;
 /// Longest silence before a connection is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Longest a client may take to read an answer.

@@ -28,6 +28,7 @@ mod lookup;
 mod open;
 mod rename;
 mod status;
+pub mod upkeep;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -93,6 +94,7 @@ pub struct FileSystem {
     /// Renames and unlinks are done one after another: each is several requests on several names.
     renaming: tokio::sync::Mutex<()>,
     invalidator: OnceLock<Arc<dyn Invalidator>>,
+    jobs: upkeep::Jobs,
 }
 
 impl FileSystem {
@@ -114,6 +116,7 @@ impl FileSystem {
             files: Files::default(),
             renaming: tokio::sync::Mutex::new(()),
             invalidator: OnceLock::new(),
+            jobs: upkeep::Jobs::default(),
         })
     }
 
@@ -179,6 +182,7 @@ impl FileSystem {
 
     /// Stops: what is not in the bucket goes on at the next mount.
     pub async fn shutdown(&self) {
+        self.jobs.cancel_all();
         self.writer.shutdown().await;
     }
 }

@@ -8,12 +8,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::control::{
-    Answer, Command, DrainProgress, ErrorCode, Hello, MountStatus, Operator, Rates, VERSION,
+    Answer, CacheAnswer, CacheCommand, Command, DrainProgress, ErrorCode, Hello, MountStatus, Operator,
+    Rates, VERSION,
 };
 use crate::fs::{self, FileSystem};
 use crate::mount::Phase;
 use crate::mount::rate::{RateMeter, SAMPLE_INTERVAL};
-use crate::observe::{Counter, Metrics};
+use crate::observe::{Counter, Metrics, task};
 use crate::types::UnixTime;
 
 /// Longest that one `drain` request is held back.
@@ -100,6 +101,43 @@ impl Desk {
         Answer::Drain(DrainProgress { is_settled, rates: self.rates(), inside: self.fs.status() })
     }
 
+    async fn cache(&self, command: CacheCommand) -> Answer {
+        match command {
+            CacheCommand::Report => self.on_disk(|fs| CacheAnswer::Report(fs.cache_numbers()).into()).await,
+            CacheCommand::Pins => self.on_disk(|fs| CacheAnswer::Pins { pins: fs.pins() }.into()).await,
+            CacheCommand::Unpin { paths } => {
+                let unpin = move |fs: &FileSystem| match fs.unpin(&paths) {
+                    Ok(unpinned) => CacheAnswer::Unpinned(unpinned).into(),
+                    Err(error) => failed(&error),
+                };
+                self.on_disk(unpin).await
+            }
+            CacheCommand::Start { work } => match self.fs.start_work(work) {
+                Ok(id) => CacheAnswer::Started { id }.into(),
+                Err(error) => failed(&error),
+            },
+            CacheCommand::Ask { job, wait_ms } => {
+                match self.fs.job(job, Duration::from_millis(wait_ms)).await {
+                    Some(view) => CacheAnswer::Job(view).into(),
+                    None => {
+                        failed(&"what was begun is forgotten, because nobody asked about it for too long")
+                    }
+                }
+            }
+            CacheCommand::Cancel { job } => {
+                self.fs.cancel_job(job);
+                Answer::Done
+            }
+        }
+    }
+
+    /// An answer that needs the local disk.
+    async fn on_disk(&self, answer: impl FnOnce(&FileSystem) -> Answer + Send + 'static) -> Answer {
+        let fs = self.fs.clone();
+        let answering = task::spawn_blocking("control-answer", move || answer(&fs));
+        answering.await.unwrap_or_else(|error| failed(&error))
+    }
+
     async fn end(&self, wait: Option<Duration>) -> Answer {
         let (reply, answer) = oneshot::channel();
         let ending =
@@ -121,6 +159,7 @@ impl Operator for Desk {
             Command::Unmount { wait_ms } => self.end(wait_ms.map(Duration::from_millis)).await,
             Command::Commit { session } => done(self.fs.commit_interrupted(session)),
             Command::Discard { session } => done(self.fs.discard(session).await),
+            Command::Cache(command) => self.cache(command).await,
         }
     }
 }
@@ -128,6 +167,10 @@ impl Operator for Desk {
 fn done(result: fs::Result<()>) -> Answer {
     match result {
         Ok(()) => Answer::Done,
-        Err(error) => Answer::Error { code: ErrorCode::Failed, message: error.to_string() },
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(why: &impl std::fmt::Display) -> Answer {
+    Answer::Error { code: ErrorCode::Failed, message: why.to_string() }
 }

@@ -16,6 +16,7 @@ mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod whole;
 mod window;
 
@@ -28,6 +29,9 @@ use tokio::sync::Notify;
 
 pub use crate::cache::WholeFile;
 pub use stream::ReadStream;
+pub use upkeep::{
+    CacheReport, Evicted, Kept, ObjectReport, PinTarget, Purged, Repair, VerifyProgress, VerifyReport, Warmed,
+};
 
 use crate::cache::ChunkCache;
 use crate::observe::Metrics;
