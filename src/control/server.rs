@@ -28,6 +28,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest that [`Server::finished`] waits for answers on their way.
 const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
+/// What a socket's name ends in while nobody is to find it; no longer than what it ends in later.
+const UNSEEN_SUFFIX: &str = "new";
 /// Wait after a failed accept (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,9 +96,18 @@ impl Drop for Server {
     }
 }
 
+/// Listens under another name first: whoever finds a socket that nobody listens on takes its daemon for dead and
+/// removes it, and between bind(2) and listen(2) that would be ours.
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let unseen = path.with_extension(UNSEEN_SUFFIX);
+    match fs::remove_file(&unseen) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(&unseen)?;
+    fs::set_permissions(&unseen, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&unseen, path)?;
     Ok(listener)
 }
 

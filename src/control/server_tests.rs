@@ -167,6 +167,32 @@ fn a_second_daemon_for_the_mountpoint_is_refused_and_a_dead_one_replaced() {
 }
 
 #[test]
+fn whoever_looks_while_a_daemon_starts_does_not_take_its_socket_for_a_dead_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _on = runtime.enter();
+    let directories = vec![folder.path().to_owned()];
+    let options = Options { directories: directories.clone(), mountpoint: "/m".into() };
+    let path = folder.path().join(socket::socket_name(Path::new("/m")));
+    // Looks for as long as the other end of the channel is there, however this test ends.
+    let (look, is_over) = std::sync::mpsc::channel::<()>();
+    let looked_at = path.clone();
+    let looking = task::thread("look", move || {
+        while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            socket::is_alive(&looked_at);
+        }
+    });
+    for start in 0..200 {
+        let server = Server::start(&options, Arc::new(Parrot));
+        let server = server.unwrap_or_else(|error| panic!("start {start}: {error}"));
+        assert!(path.exists(), "start {start}: the socket was removed");
+        drop(server);
+    }
+    drop(look);
+    looking.unwrap().join().unwrap();
+}
+
+#[test]
 fn an_answer_under_way_is_still_sent_after_close() {
     let house = house();
     let mut stream = house.raw();
