@@ -38,6 +38,9 @@ pub enum Command {
     /// List what is not in the bucket yet, take it for complete, or give it up
     #[command(after_help = UPLOADS_EXAMPLES)]
     Uploads(UploadsArguments),
+    /// Show and change what is kept on the local disk: stat, warm, pin, evict, verify, purge
+    #[command(after_help = crate::cli::cache::EXAMPLES)]
+    Cache(crate::cli::cache::CacheArguments),
 }
 
 const UNMOUNT_EXAMPLES: &str = "Examples:
@@ -354,6 +357,9 @@ mod tests {
             &["tetherfs", "unmount", "/m", "--no-wait", "--timeout", "5s"],
             &["tetherfs", "unmount", "/m", "--timeout", "soon"],
             &["tetherfs", "uploads", "discard", "xyz"],
+            &["tetherfs", "cache"],
+            &["tetherfs", "cache", "warm"],
+            &["tetherfs", "cache", "unpin"],
             &["tetherfs", "format"],
         ] {
             assert!(Arguments::try_parse_from(words).is_err(), "{words:?}");

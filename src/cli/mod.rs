@@ -4,6 +4,7 @@
 //! why`, and one line of advice; never Rust's debug output, never a secret. Exit codes are those of [`Exit`] and stay.
 
 mod args;
+mod cache;
 mod exit;
 mod mount;
 mod output;
@@ -34,6 +35,7 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         Command::Status(status) => status::run(&status),
         Command::Serve(serve) => serve::run(serve),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
+        Command::Cache(cache) => cache::run(&cache.action),
     };
     result.unwrap_or_else(|failure| {
         output::print_failure(&failure);

@@ -1,6 +1,6 @@
 //! What users see: failures, tables, sizes, times, a progress bar.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,6 +54,21 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value);
     print(&text.map_err(|error| Failure::new(Exit::Failure, format!("cannot write JSON: {error}")))?);
     Ok(())
+}
+
+/// Tells `what` is so and asks `question` on the terminal. Without one nobody could say yes; `--yes` does, says the advice.
+pub fn confirm(what: &str, question: &str, in_order_to: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, format!("{what}, and nobody can be asked"))
+            .hint(format!("add --yes {in_order_to}")));
+    }
+    let _ = write!(io::stderr(), "{what}. {question} [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    match (read, answer.trim()) {
+        (Ok(_), "y" | "Y" | "yes") => Ok(()),
+        (Ok(_) | Err(_), _) => Err(Failure::new(Exit::Failure, "nothing was deleted")),
+    }
 }
 
 /// Columns aligned by blanks, the last one ragged.

@@ -1,6 +1,5 @@
 //! `tetherfs uploads`: what is not in the bucket yet, and deciding about it.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -120,7 +119,8 @@ fn discard(session: SessionId, directory: Option<&Path>, consent: Consent) -> Re
     let name = printable(upload.key.as_str());
     let size = ByteSize(upload.bytes);
     if let Consent::Asked = consent {
-        confirm(&format!("'{name}' ({size}, {}) is not in the bucket", phase_word(upload.state)))?;
+        let what = format!("'{name}' ({size}, {}) is not in the bucket", phase_word(upload.state));
+        output::confirm(&what, "Delete its data for good?", "to delete its data for good")?;
     }
     client.call(Command::Discard { session }, Some(DECISION_MAX))?;
     tell(&format!("'{name}' ({size}) is given up"));
@@ -139,21 +139,6 @@ fn the_only(
             Err(Failure::new(Exit::Usage, format!("{} mounts have an upload {session}", others + 1))
                 .hint("say which with --mount DIR"))
         }
-    }
-}
-
-/// Asks on the terminal. Without one, nobody could have said yes.
-fn confirm(what: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, format!("{what}, and nobody can be asked"))
-            .hint("add --yes to delete its data for good"));
-    }
-    let _ = write!(io::stderr(), "{what}. Delete its data for good? [y/N] ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    match (read, answer.trim()) {
-        (Ok(_), "y" | "Y" | "yes") => Ok(()),
-        (Ok(_) | Err(_), _) => Err(Failure::new(Exit::Failure, "nothing was deleted")),
     }
 }
 
