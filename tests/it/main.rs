@@ -7,6 +7,7 @@
 
 mod support;
 
+mod cache_commands;
 mod conflict;
 mod conformance;
 mod crash;
