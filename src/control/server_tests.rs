@@ -177,7 +177,7 @@ fn whoever_looks_while_a_daemon_starts_does_not_take_its_socket_for_a_dead_ones(
     // Looks for as long as the other end of the channel is there, however this test ends.
     let (look, is_over) = std::sync::mpsc::channel::<()>();
     let looked_at = path.clone();
-    let looking = std::thread::spawn(move || {
+    let looking = task::thread("look", move || {
         while is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             socket::is_alive(&looked_at);
         }
@@ -189,7 +189,7 @@ fn whoever_looks_while_a_daemon_starts_does_not_take_its_socket_for_a_dead_ones(
         drop(server);
     }
     drop(look);
-    looking.join().unwrap();
+    looking.unwrap().join().unwrap();
 }
 
 #[test]
