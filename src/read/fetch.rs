@@ -2,21 +2,20 @@
 //!
 //! Every byte that arrives is kept: a broken body is followed by a request for what is missing, from the last good byte
 //! on, also in the middle of a chunk. Only after damaged bytes (`Integrity`) the chunk in progress begins anew.
-//! A chunk goes to its waiters first and to the disk cache then, one at a time, so that a disk slower than the network
-//! slows the fetch down and not memory up.
+//! A chunk goes to its waiters first and to the disk cache then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::cache::CachedObject;
 use crate::observe::{Counter, task};
 use crate::read::budget::{Coming, Slot};
 use crate::read::flight::{Flight, Place};
+use crate::read::keeper::Keeper;
 use crate::read::pace::{BodySample, Stopwatch};
 use crate::read::patience::{Patience, Verdict};
 use crate::read::plan::Grid;
@@ -52,8 +51,7 @@ struct Fetch {
     /// Chunks up to here have been handed on. Between this and the chunk in progress are those held back by `check`.
     handed_to: u64,
     check: WholeCheck,
-    /// The chunk on its way to the disk cache.
-    keeping: Option<JoinHandle<()>>,
+    keeper: Keeper,
 }
 
 /// An answer that is coming. How it came is noted when it is dropped.
@@ -77,12 +75,19 @@ pub(crate) fn start(source: Source, flight: Arc<Flight>, slot: Option<Slot>) {
     let runtime = source.shared.runtime.clone();
     let (start, check) = (flight.range.start, WholeCheck::new(flight.range, source.id.size));
     let partial = Vec::new();
-    let fetch = Fetch { at: start, source, flight, slot, partial, handed_to: start, check, keeping: None };
+    let keeper = Keeper::new(source.clone());
+    let fetch = Fetch { at: start, source, flight, slot, partial, handed_to: start, check, keeper };
     task::spawn_on(&runtime, "fetch", fetch.run());
 }
 
 impl Fetch {
     async fn run(mut self) {
+        self.fetch().await;
+        // Also when nobody wants the rest: what has come need not come again.
+        self.keeper.finish().await;
+    }
+
+    async fn fetch(&mut self) {
         let options = &self.source.shared.options;
         let mut patience = Patience::new(options.read_timeout, options.stall_timeout, Instant::now());
         let mut answer = None;
@@ -152,7 +157,7 @@ impl Fetch {
         drop(answer);
         self.slot = None;
         self.flight.end();
-        self.finish_keeping().await;
+        self.keeper.finish().await;
         if let Some(cached) = &self.source.cached {
             whole::judge(&self.source.shared, &self.source.id, cached, self.check.told()).await;
         }
@@ -285,26 +290,7 @@ impl Fetch {
         }
         // What has arrived can be evicted, if somebody needs the room.
         self.source.shared.freed.notify_waiters();
-        self.finish_keeping().await;
-        if let Some(cached) = self.source.cached.clone() {
-            let (shared, range) = (self.source.shared.clone(), self.source.grid.range_of(chunk));
-            self.keeping = Some(task::spawn_blocking("cache-put", move || {
-                cached.put(range.start, &bytes);
-                drop(bytes);
-                if cached.present_within(range).contains(range) {
-                    shared.table().kept(place);
-                    shared.freed.notify_waiters();
-                }
-            }));
-        }
-    }
-
-    async fn finish_keeping(&mut self) {
-        if let Some(keeping) = self.keeping.take()
-            && let Err(error) = keeping.await
-        {
-            log::debug!("A chunk was not kept: {error}");
-        }
+        self.keeper.keep(chunk, bytes).await;
     }
 
     /// Ends the fetch if nobody wants the rest any more.
@@ -316,7 +302,7 @@ impl Fetch {
     /// Tells everyone who still waits.
     async fn give_up(&mut self, error: &Error) {
         self.flight.end();
-        self.finish_keeping().await;
+        self.keeper.finish().await;
         if self.check.is_refuted() {
             whole::distrust(&self.source.shared, &self.source.id, self.source.cached.as_ref()).await;
         }

@@ -11,6 +11,7 @@
 mod budget;
 mod fetch;
 mod flight;
+mod keeper;
 mod pace;
 mod patience;
 mod plan;

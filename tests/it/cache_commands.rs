@@ -1,6 +1,7 @@
 //! `tetherfs cache` on real mounts: what each command does to the disk and how many requests it costs.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tetherfs::bucket::{Action, Operation, Rule};
 
-use crate::support::{Ran, Rig, pattern, run, sha256, wait_for};
+use crate::support::{Ran, Rig, forget_pages, pattern, run, sha256, wait_for};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -44,8 +45,13 @@ fn fetched(rig: &Rig) -> (u64, u64) {
     (count.sent, count.requests)
 }
 
+/// Reads a file, not from the kernel's pages.
 fn read(rig: &Rig, name: &str, expected: &[u8]) {
-    assert_eq!(sha256(&fs::read(rig.path(name)).unwrap()), sha256(expected), "{name}");
+    let mut file = fs::File::open(rig.path(name)).unwrap();
+    forget_pages(&file);
+    let mut seen = Vec::new();
+    file.read_to_end(&mut seen).unwrap();
+    assert_eq!(sha256(&seen), sha256(expected), "{name}");
 }
 
 /// Bytes that files of this kind take on disk below a folder.

@@ -185,5 +185,6 @@ fn without_a_cache_no_byte_is_fetched_twice_in_one_pass() {
     settle();
     let asked = rig.bucket.asked();
     assert_eq!(asked.sent, bytes.len() as u64, "{asked:?}");
-    assert!(asked.gets <= 5 + 8, "{asked:?}");
+    // Five of the largest size, and those that lead up to it.
+    assert!(asked.gets <= 5 + 11, "{asked:?}");
 }

@@ -1,0 +1,85 @@
+//! Chunks on their way from a fetch to the disk cache.
+//!
+//! Each hand-over to another thread costs as much as the writing of a chunk, so chunks that come fast are written several
+//! at a time. One hand-over is under way at most: a disk slower than the network slows the fetch down and not memory up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
+
+use crate::cache::CachedObject;
+use crate::observe::task;
+use crate::read::fetch::Source;
+use crate::read::flight::Place;
+
+/// Most chunks that wait for each other.
+const TOGETHER_MAX: usize = 4;
+/// A chunk that comes later than this after the one before does not wait for the next.
+const TOGETHER_WITHIN: Duration = Duration::from_millis(20);
+
+/// Keeps what one fetch brings.
+pub(crate) struct Keeper {
+    source: Source,
+    waiting: Vec<(u64, Bytes)>,
+    /// When the last one came.
+    came: Instant,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    pub(crate) fn new(source: Source) -> Keeper {
+        Keeper { source, waiting: Vec::new(), came: Instant::now(), writing: None }
+    }
+
+    /// Takes a chunk that has come, in order.
+    pub(crate) async fn keep(&mut self, chunk: u64, bytes: Bytes) {
+        if self.source.cached.is_none() {
+            return;
+        }
+        self.waiting.push((chunk, bytes));
+        let now = Instant::now();
+        let is_late = now - self.came > TOGETHER_WITHIN;
+        self.came = now;
+        if is_late || self.waiting.len() >= TOGETHER_MAX {
+            self.write().await;
+        }
+    }
+
+    /// Waits until all that came is kept, or cannot be.
+    pub(crate) async fn finish(&mut self) {
+        if !self.waiting.is_empty() {
+            self.write().await;
+        }
+        self.wait().await;
+    }
+
+    async fn write(&mut self) {
+        self.wait().await;
+        if let Some(cached) = self.source.cached.clone() {
+            let (source, chunks) = (self.source.clone(), std::mem::take(&mut self.waiting));
+            self.writing = Some(task::spawn_blocking("cache-put", move || put(&source, &cached, chunks)));
+        }
+    }
+
+    async fn wait(&mut self) {
+        if let Some(writing) = self.writing.take()
+            && let Err(error) = writing.await
+        {
+            log::debug!("Chunks were not kept: {error}");
+        }
+    }
+}
+
+fn put(source: &Source, cached: &Arc<CachedObject>, chunks: Vec<(u64, Bytes)>) {
+    for (chunk, bytes) in chunks {
+        let range = source.grid.range_of(chunk);
+        cached.put(range.start, &bytes);
+        drop(bytes);
+        if cached.present_within(range).contains(range) {
+            source.shared.table().kept(Place { object: source.number, chunk });
+            source.shared.freed.notify_waiters();
+        }
+    }
+}
