@@ -125,14 +125,21 @@ fn a_second_reading_of_what_has_not_changed_asks_nobody() {
     let rig = Rig::mounted(&["--metadata-ttl=60", "--passthrough=false"]);
     let bytes = pattern(56, 10 * MIB);
     rig.bucket.put("data", &bytes);
-    assert!(fs::read(rig.path("data")).unwrap() == bytes);
-    all_closed(&rig);
-    let reads = rig.metric("fuse_reads");
-    assert!(reads > 0);
-    rig.bucket.requests().reset();
-    assert!(fs::read(rig.path("data")).unwrap() == bytes);
-    assert_eq!(rig.metric("fuse_reads"), reads, "the kernel has kept its pages");
-    assert_eq!(rig.bucket.requests().total().requests, 0, "{:?}", rig.bucket.requests().recent());
+    unless_pages_are_dropped(|| {
+        assert!(fs::read(rig.path("data")).unwrap() == bytes);
+        all_closed(&rig);
+        let reads = rig.metric("fuse_reads");
+        assert!(reads > 0);
+        rig.bucket.requests().reset();
+        assert!(fs::read(rig.path("data")).unwrap() == bytes);
+        all_closed(&rig);
+        rig.metric("fuse_reads") == reads && rig.bucket.requests().total().requests == 0
+    });
+}
+
+/// Tries again what depends on the kernel's pages: it may drop them at any time, and on a shared machine others make it.
+fn unless_pages_are_dropped(mut are_kept: impl FnMut() -> bool) {
+    assert!((0..5).any(|_| are_kept()), "the kernel had to ask again five times");
 }
 
 #[test]
@@ -152,15 +159,19 @@ fn pages_of_another_version_are_never_kept() {
 #[test]
 fn what_was_written_here_is_not_read_again() {
     let rig = Rig::mounted(&["--metadata-ttl=0", "--passthrough=false"]);
-    let bytes = pattern(60, 10 * MIB);
-    fs::write(rig.path("data"), &bytes).unwrap();
-    all_closed(&rig);
-    assert_eq!(fs::metadata(rig.path("data")).unwrap().len() as usize, bytes.len());
-    rig.bucket.requests().reset();
-    assert!(fs::read(rig.path("data")).unwrap() == bytes);
-    assert_eq!(rig.metric("fuse_reads"), 0, "the pages are those that were written");
-    assert_eq!(rig.bucket.count(Operation::GetObject), 0);
-    all_closed(&rig);
+    let mut seed = 0x60;
+    unless_pages_are_dropped(|| {
+        seed += 1;
+        let bytes = pattern(seed, 10 * MIB);
+        fs::write(rig.path("data"), &bytes).unwrap();
+        all_closed(&rig);
+        assert_eq!(fs::metadata(rig.path("data")).unwrap().len() as usize, bytes.len());
+        let reads = rig.metric("fuse_reads");
+        rig.bucket.requests().reset();
+        assert!(fs::read(rig.path("data")).unwrap() == bytes);
+        all_closed(&rig);
+        rig.metric("fuse_reads") == reads && rig.bucket.count(Operation::GetObject) == 0
+    });
     // Another client's version of the same length is another matter.
     let theirs = pattern(61, 10 * MIB);
     rig.bucket.put_quietly("data", &theirs);

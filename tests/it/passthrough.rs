@@ -316,11 +316,14 @@ fn a_cache_on_a_stacked_file_system_is_read_the_ordinary_way_and_told_once() {
     let overlay = Overlay::mounted(&rig.home().join("disk"));
     let bytes = pattern(40, LEN);
     rig.bucket.put("data", &bytes);
-    rig.mount(&[&format!("--cache-dir={}", overlay.merged().join("cache").display())]);
-    for _ in 0..3 {
+    rig.mount(&["--cache-free=0", &format!("--cache-dir={}", overlay.merged().join("cache").display())]);
+    // Not before all of it is cached and compared, a moment after the first reading.
+    wait_for("the kernel has refused the file", Duration::from_secs(10), || {
         assert!(fs::read(rig.path("data")).unwrap() == bytes);
         all_closed(&rig);
-    }
+        rig.status()["kernel"]["passthrough"]["state"] == "off"
+    });
+    assert!(fs::read(rig.path("data")).unwrap() == bytes);
     assert_eq!(rig.metric("passthrough_opens"), 0);
     let reason = rig.status()["kernel"]["passthrough"]["reason"].to_string();
     assert!(reason.contains("--cache-dir"), "{reason}");
