@@ -1,10 +1,17 @@
 //! Reads at a constant distance from each other, in either direction.
+//!
+//! The kernel reads whole pages, so that distances are constant but for a page; what is expected next goes by their
+//! mean.
 
 use crate::read::window::{GROWTH, Limits, Scale};
 use crate::types::ByteRange;
 
 /// Times that a distance must be seen in a row: three reads have two distances.
 const REPEATS: u64 = 2;
+/// By so much one distance may differ from the others, in bytes.
+const SLACK: u64 = 4096;
+/// Longer blocks are runs of their own.
+const BLOCK_BYTES_MAX: u64 = 2 << 20;
 /// Most blocks asked for ahead.
 const BLOCKS_MAX: u64 = 32;
 
@@ -13,9 +20,9 @@ const BLOCKS_MAX: u64 = 32;
 pub(super) struct Strides {
     /// The last block read, which may take several reads; `None` before the first.
     block: Option<ByteRange>,
-    /// From the start of the block before.
-    distance: i64,
-    /// Times that this distance was seen in a row.
+    /// Where the first block began.
+    origin: u64,
+    /// Blocks after the first one, each at about the same distance from the one before.
     repeats: u64,
     /// Hardly a chunk lies between two blocks, so that they are fetched no better one by one.
     is_dense: bool,
@@ -26,12 +33,14 @@ pub(super) struct Strides {
 impl Strides {
     /// Whether there is a strided run.
     pub(super) fn is_established(&self) -> bool {
-        self.repeats >= REPEATS && !self.is_dense
+        self.repeats >= REPEATS
+            && !self.is_dense
+            && self.block.is_some_and(|block| block.len() <= BLOCK_BYTES_MAX)
     }
 
     /// The distance, if the blocks are so near to each other that they are better taken as a run with gaps.
     pub(super) fn dense_distance(&self) -> Option<i64> {
-        (self.repeats >= REPEATS && self.is_dense).then_some(self.distance)
+        self.distance().filter(|_| self.repeats >= REPEATS && self.is_dense)
     }
 
     /// Takes note of a read if it is part of the run: of the last block or of the next one.
@@ -42,13 +51,20 @@ impl Strides {
         if block.contains(range) {
             return true;
         }
-        let next = self.block_after(1).filter(|next| next.contains(range));
-        if next.is_some() {
-            self.block = next;
-            self.repeats += 1;
-            self.asked = self.asked.saturating_sub(1);
+        let Some(mut next) = self.block_after(1) else {
+            return false;
+        };
+        let roughly = ByteRange::new(next.start.saturating_sub(SLACK), next.end.saturating_add(SLACK));
+        if !roughly.contains(range) {
+            return false;
         }
-        next.is_some()
+        if next.start.abs_diff(range.start) <= SLACK {
+            next = ByteRange::at(range.start, next.len());
+        }
+        self.block = Some(next);
+        self.repeats += 1;
+        self.asked = self.asked.saturating_sub(1);
+        true
     }
 
     /// A read that goes on where another ended: it may be the rest of a block. How long they are is learned from the
@@ -57,7 +73,6 @@ impl Strides {
         if !self.is_established()
             && let Some(block) = &mut self.block
             && range.start == block.end
-            && (self.distance == 0 || range.end - block.start < self.distance.unsigned_abs())
         {
             block.end = range.end;
         }
@@ -69,13 +84,13 @@ impl Strides {
         let mut len = range.len();
         if let Some(block) = self.block {
             let distance = range.start as i64 - block.start as i64;
-            if distance == self.distance {
+            if self.distance().is_some_and(|before| before.abs_diff(distance) <= SLACK) {
                 self.repeats += 1;
                 // The last block has been read as a whole, of this one maybe only the beginning.
                 len = len.max(block.len());
             } else {
                 self.repeats = 1;
-                self.distance = distance;
+                self.origin = block.start;
             }
             self.is_dense = distance.unsigned_abs() < len.saturating_add(2 * limits.chunk_bytes);
         }
@@ -136,7 +151,14 @@ impl Strides {
 
     fn block_after(&self, nth: u64) -> Option<ByteRange> {
         let block = self.block?;
-        let start = self.distance.checked_mul(i64::try_from(nth).ok()?)?;
-        Some(ByteRange::at(block.start.checked_add_signed(start)?, block.len()))
+        let all = block.start as i64 - self.origin as i64;
+        let ahead = all.checked_mul(nth as i64)?.checked_div(self.repeats as i64)?;
+        Some(ByteRange::at(block.start.checked_add_signed(ahead)?, block.len()))
+    }
+
+    /// The mean distance, once there is one.
+    fn distance(&self) -> Option<i64> {
+        let all = self.block?.start as i64 - self.origin as i64;
+        all.checked_div(self.repeats as i64)
     }
 }

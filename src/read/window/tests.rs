@@ -239,6 +239,32 @@ fn strides_are_fetched_and_nothing_between_them() {
 }
 
 #[test]
+fn strides_of_any_length_are_seen_in_whole_pages() {
+    let mut bench = Bench::new(LIMITS);
+    let pages = |nth: u64| ByteRange::at(5 * MIB + nth * 3_000_001, 10_000).widen(4096);
+    let mut expected = 0;
+    for nth in 0..60 {
+        let range = pages(nth);
+        expected += u64::from(bench.asked.contains(range));
+        bench.read(range.start, range.len());
+    }
+    assert!(expected >= 54, "{expected} of 60 were asked for before");
+    assert!(bench.asked.bytes() <= 100 * 2 * CHUNK, "{}", bench.asked.bytes());
+}
+
+#[test]
+fn long_blocks_at_a_constant_distance_are_runs() {
+    let mut bench = Bench::new(LIMITS);
+    let mut expected = 0;
+    for nth in 0..20 * 32 {
+        let range = ByteRange::at((nth / 32) * 50 * MIB + (nth % 32) * MIB / 4, MIB / 4);
+        expected += u64::from(bench.asked.contains(range));
+        bench.read(range.start, range.len());
+    }
+    assert!(expected >= 20 * 30, "{expected} of 640 were asked for before");
+}
+
+#[test]
 fn strides_that_touch_every_chunk_are_a_run() {
     let mut bench = Bench::new(LIMITS);
     for nth in 0..2000 {
@@ -290,8 +316,6 @@ fn readers(number: usize) -> impl Strategy<Value = Vec<Reader>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
     /// Whatever is read: within the object, within the limits, nothing twice.
     #[test]
     fn any_reads_keep_windows_within_limits(
