@@ -185,6 +185,6 @@ fn without_a_cache_no_byte_is_fetched_twice_in_one_pass() {
     settle();
     let asked = rig.bucket.asked();
     assert_eq!(asked.sent, bytes.len() as u64, "{asked:?}");
-    // Five of the largest size, and those that lead up to it.
-    assert!(asked.gets <= 5 + 11, "{asked:?}");
+    // How large each is the link decides; never below 1 MiB.
+    assert!(asked.gets <= 40, "{asked:?}");
 }
