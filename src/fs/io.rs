@@ -164,7 +164,7 @@ impl FileSystem {
 }
 
 async fn read_stream(stream: &ReadStream, range: ByteRange) -> Result<Bytes> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(range.clip(stream.object().size).len() as usize);
     if stream.read_now(range, &mut out) {
         return Ok(Bytes::from(out));
     }

@@ -343,12 +343,19 @@ proptest! {
             prop_assert!(advice.abandoned.iter().all(|range| range.end <= size));
             window.asked(range.widen(CHUNK).clip(size));
             let due = window.due();
+            // Runs that have come near to each other may be about the same bytes; of one of them they are new.
+            let of_run = |window: &Window, at: usize| window.runs[at].due(&limits, &window.scale, window.room_of(at));
+            let run = (0..window.runs.len()).find(|&at| !due.is_empty() && of_run(&window, at) == due);
             for &request in &due {
                 prop_assert!(request.end <= size && !request.is_empty() && request.len() <= request_bytes);
                 window.asked(request);
             }
-            let next: RangeSet = window.due().into_iter().collect();
-            prop_assert!(due.iter().all(|&request| window.wants(request) && !next.overlaps(request)));
+            prop_assert!(due.iter().all(|&request| window.wants(request)));
+            let next: RangeSet = match run {
+                Some(at) => of_run(&window, at).into_iter().collect(),
+                None => window.strides.due(&limits, &window.scale, u64::MAX).into_iter().collect(),
+            };
+            prop_assert!(due.iter().all(|&request| !next.overlaps(request)), "twice");
             // Runs that have come near to each other may count the same bytes.
             let ahead: RangeSet = window.runs.iter().filter_map(|run| run.ahead_of(&limits)).collect();
             let asked = ahead.bytes() + window.strides.asked_bytes(&limits);
