@@ -48,7 +48,7 @@ class Report:
         ]
         samples = [sample.as_json() for sample in self._samples]
         everything = {**header, "other_cpu_share": self._disturbance(), "rows": rows, "samples": samples}
-        Path(path).write_text(json.dumps(everything, indent=1) + "\n")
+        Path(path).write_text(json.dumps(everything, indent=1, default=str) + "\n")
 
     # --- tables ---
 
