@@ -253,6 +253,7 @@ impl Tree {
                 false
             }
             (Body::File(Residence::Remote(seen)), News::File(meta)) => {
+                inode.is_resized |= inode.references.is_looked_up() && seen.meta.id.size != meta.id.size;
                 seen.learn(Seen { meta: meta.clone(), fresh: asked.fresh });
                 true
             }

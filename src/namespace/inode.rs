@@ -43,6 +43,8 @@ pub struct Inode {
     pub as_of: AsOf,
     /// Who refers to it.
     pub references: References,
+    /// Whether it became longer or shorter in the store while the kernel knew it, which may believe the old length.
+    pub is_resized: bool,
     /// INVARIANT: given exactly while the inode may be dropped from memory; the tree's order names it back.
     pub turn: Option<Turn>,
 }

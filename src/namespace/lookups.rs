@@ -54,6 +54,11 @@ impl References {
         self.pins = self.pins.saturating_sub(1);
     }
 
+    /// Whether the kernel has the inode, and perhaps its attributes.
+    pub fn is_looked_up(self) -> bool {
+        self.lookups > 0
+    }
+
     /// Whether the file is open.
     pub fn is_pinned(self) -> bool {
         self.pins > 0

@@ -224,6 +224,12 @@ impl Namespace {
         self.tree().renew(ino)
     }
 
+    /// Whether the file became longer or shorter in the store while the kernel knew it. The kernel may still believe the
+    /// old length, and would end the new version there. `Stale`.
+    pub fn is_resized(&self, ino: Ino) -> Result<bool, Error> {
+        Ok(self.tree().inode(ino)?.is_resized)
+    }
+
     /// Attributes as last known, fresh or not. No request. Of a removed file, too, while it is held. `Stale`.
     pub fn attr_known(&self, ino: Ino) -> Result<Attr, Error> {
         Ok(self.tree().inode(ino)?.attr(&self.options))

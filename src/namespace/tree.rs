@@ -78,6 +78,7 @@ impl Tree {
             body: Body::Directory(Folder::new(Evidence::Store, Freshness::Always)),
             as_of: AsOf::default(),
             references: References::default(),
+            is_resized: false,
             turn: None,
         };
         Tree {
@@ -278,7 +279,8 @@ impl Tree {
             folder.since = self.clock;
         }
         let place = Place::Under { parent, name: name.clone() };
-        let inode = Inode { ino, place, body, as_of, references: References::default(), turn: None };
+        let references = References::default();
+        let inode = Inode { ino, place, body, as_of, references, is_resized: false, turn: None };
         self.clear_absence(parent, name);
         self.inodes.insert(ino, inode);
         self.set_entry(parent, name, Entry::Present(ino));

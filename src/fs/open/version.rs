@@ -102,7 +102,8 @@ impl FileSystem {
         }
     }
 
-    /// Finds out which object the file is. Reading needs no more than its version, which a listing tells too.
+    /// Finds out which object the file is. Reading needs no more than its version, which a listing tells too. A version
+    /// of which the kernel may believe a wrong length goes to a new inode: `Superseded`.
     async fn pin_version(&self, state: &FileState, mode: OpenMode, now: Instant) -> Result<()> {
         let (object, pin) = if mode.is_writable() {
             let (object, pin) = self.namespace.pin_object(state.ino, now).await?;
@@ -111,6 +112,9 @@ impl FileSystem {
             let (id, pin) = self.namespace.pin_version(state.ino, now).await?;
             (RemoteFile { id, content_type: None }, pin)
         };
+        if self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
+            return Err(Error::Superseded);
+        }
         let mut content = state.content();
         content.set_remote(object);
         let before = content.pin.replace(pin);
