@@ -89,13 +89,13 @@ pub(crate) struct Advice {
 }
 
 impl Limits {
-    /// The size of request that fits a window, within what is worthwhile: so that half of the requests there may be
-    /// are made for it, and the others as it moves on. Always the largest one, or that halved some times, so that
+    /// The size of request that fits a window, within what is worthwhile: so that a quarter of the requests there may be
+    /// are made for it, two at least, and the others as it moves on and grows. Always the largest one, or that halved some times, so that
     /// requests of different sizes end at the same places.
     fn request_bytes(&self, ahead: u64, scale: &Scale) -> u64 {
         let least = scale.request_bytes_least;
-        let wanted =
-            (ahead / (scale.requests / 2).max(1) as u64).clamp(least, scale.request_bytes_most.max(least));
+        let made_for_it = (scale.requests / 4).max((scale.requests / 2).min(2));
+        let wanted = (ahead / made_for_it.max(1) as u64).clamp(least, scale.request_bytes_most.max(least));
         let mut request_bytes = self.request_bytes;
         while request_bytes > wanted && request_bytes.is_multiple_of(2 * self.chunk_bytes) {
             request_bytes /= 2;

@@ -145,7 +145,7 @@ fn elsewhere_a_window_begins_with_what_was_read() {
     bench.read(500 * MIB + 4 * KIB, 4 * KIB);
     assert_eq!(bench.ahead_bytes(), 0, "not even one chunk");
     bench.read(500 * MIB + 8 * KIB, MIB - 8 * KIB);
-    assert_eq!(bench.ahead_bytes(), 4 * MIB);
+    assert_eq!(bench.ahead_bytes(), 4 * MIB - MIB, "four times one, to an even place");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_run_downwards_takes_three_reads_and_is_fetched_downwards() {
         assert_eq!(bench.ahead, []);
     }
     assert_eq!(bench.read(497 * MIB, MIB), ByteRange::at(497 * MIB, MIB));
-    assert_eq!(bench.ahead_bytes(), 12 * MIB - 4 * MIB + 3 * MIB, "four times three, from even to even");
+    assert_eq!(bench.ahead_bytes(), 12 * MIB - 3 * MIB, "four times three, from an even place");
     assert!(bench.ahead.windows(2).all(|pair| pair[1].end == pair[0].start), "{:?}", bench.ahead);
     for nth in 4..=500 {
         bench.read(500 * MIB - nth * MIB, MIB);
