@@ -272,4 +272,8 @@ impl BaseSource for ReaderBase {
             Err(read::Error::Store(error)) => Err(BaseError::Store(error)),
         }
     }
+
+    async fn base_here(&self, object: &ObjectId, range: ByteRange) -> Option<Bytes> {
+        self.reader.cached(object, range).await
+    }
 }

@@ -12,7 +12,7 @@ use crate::fs::handles::FileHandle;
 use crate::fs::kernel::{BackingToken, Backings, Closing};
 use crate::fs::{Attr, CommitMode, FileSystem};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
-use crate::write::{self, Precondition, WriteFile};
+use crate::write::{self, Origin, Precondition, WriteFile};
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +101,7 @@ impl FileSystem {
         let attributes = Attributes { mtime, content_type, ..attributes };
         let key = self.namespace.child_key(parent, &name)?;
         let attr = self.namespace.create(parent, &name, attributes.clone(), Instant::now()).await?;
-        let file = match self.writer.create(key.clone(), None, Precondition::Absent, attributes) {
+        let file = match self.writer.create(key.clone(), Origin::New, Precondition::Absent, attributes) {
             Ok(file) => file,
             Err(error) => {
                 self.namespace.remove(parent, &name, Instant::now());
@@ -297,11 +297,11 @@ impl FileSystem {
             };
             let key = object.id.key.clone();
             let expected = Precondition::Matches(object.id.etag.clone());
-            let base = match below {
-                Below::Object => Some(object.id),
-                Below::Nothing => None,
+            let origin = match below {
+                Below::Object => Origin::Over(object.id),
+                Below::Nothing => Origin::Emptied(object.id),
             };
-            let file = self.writer.create(key, base, expected, attributes)?;
+            let file = self.writer.create(key, origin, expected, attributes)?;
             if content.is_removed {
                 file.lose_name();
             }

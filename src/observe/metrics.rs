@@ -59,6 +59,8 @@ names! {
         PartsSent => "parts_sent",
         /// Parts found on the server after a restart and not sent again.
         PartsKept => "parts_kept",
+        /// Parts written anew as they were, and therefore copied on the server.
+        PartsUnchanged => "parts_unchanged",
         /// Parts sent a second time.
         PartsResent => "parts_resent",
         /// Files whose content became visible in the bucket.

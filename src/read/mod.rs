@@ -27,6 +27,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -43,7 +44,7 @@ use crate::read::budget::Load;
 use crate::read::flight::Table;
 use crate::read::pace::Pace;
 use crate::store::ObjectStore;
-use crate::types::{ByteSize, ObjectId};
+use crate::types::{ByteRange, ByteSize, ObjectId};
 
 /// Bytes a chunk when there is no cache that has its own.
 const CHUNK_BYTES_UNCACHED: u64 = 256 << 10;
@@ -130,6 +131,11 @@ impl Reader {
     /// A stream over one version of an object; one for each open handle, so that each has its own window. No I/O.
     pub fn open(self: &Arc<Self>, object: ObjectId) -> ReadStream {
         ReadStream::new(self.shared.clone(), object)
+    }
+
+    /// The bytes of `range` (within the object), if all of them are in the disk cache and prove good. No request.
+    pub async fn cached(&self, object: &ObjectId, range: ByteRange) -> Option<Bytes> {
+        ReadStream::new(self.shared.clone(), object.clone()).read_disk(range).await
     }
 
     /// The whole object as one local file, if all of it is cached, checked and compared with the store. Waits for no

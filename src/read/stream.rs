@@ -227,7 +227,8 @@ impl ReadStream {
         Ok(Served::All)
     }
 
-    async fn read_disk(&self, range: ByteRange) -> Option<Bytes> {
+    /// The bytes of a range, if all of them are in the disk cache. Without effect on what is fetched ahead.
+    pub(super) async fn read_disk(&self, range: ByteRange) -> Option<Bytes> {
         let cached = self.source.cached.clone()?;
         let read = task::spawn_blocking("cache-read", move || {
             let mut out = Vec::with_capacity(range.len() as usize);

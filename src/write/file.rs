@@ -6,6 +6,7 @@
 //! * A removed file keeps its data for the handles that are open, and is never committed.
 
 mod hold;
+mod same;
 mod scheduled;
 mod state;
 
@@ -71,10 +72,10 @@ impl WriteFile {
         beginning: Beginning,
     ) -> Result<Arc<WriteFile>, Error> {
         let session = context.book.next_session();
-        let is_new = beginning.base.is_none();
+        let is_empty = beginning.base.as_ref().is_none_or(|base| base.valid == 0);
         let file = WriteFile::with(context, beginning, session);
-        if is_new {
-            // A file without a base differs from what is in the bucket even before the first write.
+        if is_empty {
+            // A file that nothing shows through of differs from what is in the bucket even before the first write.
             let mut state = file.lock();
             file.stage(&mut state, session)?;
             file.changed(&mut state, session, ByteRange::new(0, 0));
@@ -142,7 +143,7 @@ impl WriteFile {
         self.lock().key.clone()
     }
 
-    /// The object whose bytes show through, if any.
+    /// The object that is being changed, if any.
     pub fn base(&self) -> Option<ObjectId> {
         self.lock().base.as_ref().map(|base| base.object.clone())
     }
@@ -265,6 +266,7 @@ impl WriteFile {
     /// Seals, and waits until it survives power loss. The upload begins when the program pauses, or with
     /// [`WriteFile::seal`], [`WriteFile::commit`] or [`WriteFile::close`].
     pub async fn sync(&self) -> Result<(), Error> {
+        self.recognise().await;
         let (session, snapshot, position) = {
             let mut state = self.lock();
             self.seal_in(&mut state, Urgency::Later)?;
@@ -290,6 +292,7 @@ impl WriteFile {
     /// Seals, and waits until the content is in the bucket. Fails with the session's error when it is stuck, with
     /// [`Error::Timeout`] without progress; the data stay queued either way. A later call waits or fails again.
     pub async fn commit(&self) -> Result<ObjectMeta, Error> {
+        self.recognise().await;
         let mut outcome = self.outcome.subscribe();
         let (session, id) = {
             let mut state = self.lock();

@@ -80,11 +80,36 @@ pub enum OnConflict {
     Overwrite,
 }
 
+/// What a file was before it is changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Nothing. It is dirty at once.
+    New,
+    /// An object, which shows through where nothing is written.
+    Over(ObjectId),
+    /// An object that has been emptied. Nothing of it shows through, and the file is dirty at once; but what is written
+    /// as it was before need not be sent.
+    Emptied(ObjectId),
+}
+
+impl Origin {
+    fn base(self) -> Option<Base> {
+        match self {
+            Origin::New => None,
+            Origin::Over(object) => Some(Base::whole(object)),
+            Origin::Emptied(object) => Some(Base::whole(object).cut(0)),
+        }
+    }
+}
+
 /// Bytes of objects that local changes are based on. Implemented above, by the room that can read.
 #[async_trait]
 pub trait BaseSource: Send + Sync + 'static {
     /// The bytes of `range` of exactly this version.
     async fn base(&self, object: &ObjectId, range: ByteRange) -> Result<Bytes, BaseError>;
+
+    /// The same, if they are on this machine. Makes no request.
+    async fn base_here(&self, object: &ObjectId, range: ByteRange) -> Option<Bytes>;
 }
 
 /// Why base bytes cannot be had.
@@ -203,17 +228,15 @@ impl Writer {
         Ok((Arc::new(Writer { context: opened.context }), opened.recovered, opened.events))
     }
 
-    /// Begins changing the file under `key`. `base` is the version whose bytes show through where nothing is written
-    /// (`None`: nothing shows through, and the file is dirty at once), `expected` what must be under the key at
-    /// completion. No request is made.
+    /// Begins changing the file under `key`; `expected` is what must be there at completion. No request is made.
     pub fn create(
         self: &Arc<Self>,
         key: Key,
-        base: Option<ObjectId>,
+        origin: Origin,
         expected: Precondition,
         attributes: Attributes,
     ) -> Result<Arc<WriteFile>, Error> {
-        WriteFile::new(&self.context, Beginning { key, base: base.map(Base::whole), expected, attributes })
+        WriteFile::new(&self.context, Beginning { key, base: origin.base(), expected, attributes })
     }
 
     /// Every session that is not in the bucket yet, oldest first.

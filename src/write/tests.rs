@@ -5,6 +5,7 @@ mod conflicts;
 mod crashes;
 mod model;
 mod moves;
+mod same;
 mod streams;
 
 use std::path::Path;
@@ -23,7 +24,7 @@ use crate::store::{
     ErrorKind, GetOptions, MemoryStore, ObjectStore, Op, PartLimits, Precondition, UploadKind,
 };
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta};
-use crate::write::{BaseError, BaseSource, Event, OnConflict, Options, Recovered, WriteFile, Writer};
+use crate::write::{BaseError, BaseSource, Event, OnConflict, Options, Origin, Recovered, WriteFile, Writer};
 
 const KIB: u64 = 1 << 10;
 const NOT_NOW: ErrorKind = ErrorKind::Unavailable { retry_after: None };
@@ -63,6 +64,10 @@ impl BaseSource for FromMemory {
             Err(error) => return Err(error.into()),
         };
         Ok(body.try_collect::<BytesMut>().await?.freeze())
+    }
+
+    async fn base_here(&self, object: &ObjectId, range: ByteRange) -> Option<Bytes> {
+        self.base(object, range).await.ok()
     }
 }
 
@@ -148,13 +153,19 @@ impl World {
 
 impl Life {
     fn create(&self, name: &str) -> Arc<WriteFile> {
-        self.writer.create(key(name), None, Precondition::Absent, Attributes::default()).unwrap()
+        self.writer.create(key(name), Origin::New, Precondition::Absent, Attributes::default()).unwrap()
     }
 
     fn change(&self, object: &ObjectMeta) -> Arc<WriteFile> {
         let expected = Precondition::Matches(object.id.etag.clone());
-        let base = Some(object.id.clone());
-        self.writer.create(object.id.key.clone(), base, expected, Attributes::default()).unwrap()
+        let origin = Origin::Over(object.id.clone());
+        self.writer.create(object.id.key.clone(), origin, expected, Attributes::default()).unwrap()
+    }
+
+    fn rewrite(&self, object: &ObjectMeta) -> Arc<WriteFile> {
+        let expected = Precondition::Matches(object.id.etag.clone());
+        let origin = Origin::Emptied(object.id.clone());
+        self.writer.create(object.id.key.clone(), origin, expected, Attributes::default()).unwrap()
     }
 
     fn count(&self, counter: Counter) -> u64 {

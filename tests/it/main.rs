@@ -21,5 +21,6 @@ mod names;
 mod operator;
 mod passthrough;
 mod reading;
+mod unchanged;
 mod unlinked;
 mod versions;

@@ -265,6 +265,7 @@ impl Work {
         };
         self.version = snapshot.version();
         self.snapshot = Some(snapshot);
+        self.before = job.file.as_ref().and_then(|file| file.base());
         Some(self)
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::observe::task;
+use crate::observe::{Counter, task};
 use crate::store::{
     Completion, CopyOptions, ErrorKind, MetadataDirective, Op, PartReceipt, PartSlot, Precondition,
     PutOptions, Upload, UploadOptions, UploadStatus,
 };
-use crate::types::{Attributes, ByteRange, Crc64, Key, ObjectMeta, PartNumber, UploadToken};
+use crate::types::{Attributes, ByteRange, Crc64, Key, ObjectId, ObjectMeta, PartNumber, UploadToken};
 use crate::write::context::Context;
 use crate::write::context::killpoint::KillPoint;
 use crate::write::file::local_error;
@@ -42,6 +42,8 @@ pub struct Work {
     receipts: Vec<PartReceipt>,
     crc64: Option<Crc64>,
     object: Option<ObjectMeta>,
+    /// The object that is being changed: its bytes may be the same.
+    pub before: Option<ObjectId>,
     /// For a status query: parts that the server may have without our knowing.
     unknown: Vec<(PartNumber, ByteRange)>,
 }
@@ -96,6 +98,7 @@ impl Work {
             receipts,
             crc64,
             object,
+            before: None,
         }
     }
 
@@ -202,7 +205,10 @@ impl Work {
 
     async fn send_part(&self, context: &Context, slot: PartSlot) -> Result<Reply, Failure> {
         let (body, crc) = self.body(context, slot.range).await?;
-        let mut receipt = context.store.put_part(self.upload()?, slot, body).await?;
+        let mut receipt = match self.copy_same(context, slot, &body).await? {
+            Some(receipt) => receipt,
+            None => context.store.put_part(self.upload()?, slot, body).await?,
+        };
         if receipt.crc64.is_some_and(|stored| stored != crc) {
             let detail = "the server stored a part with another checksum than it was sent with";
             return Err(crate::store::Error::on(Op::PutPart, &self.key, ErrorKind::Integrity, detail).into());
@@ -210,6 +216,36 @@ impl Work {
         receipt.crc64 = Some(crc);
         context.kill.pass(KillPoint::AfterPartBeforeJournal);
         Ok(Reply::Part(Stored { range: slot.range, receipt }))
+    }
+
+    /// Copies the part instead, where the object before has just these bytes in just this place.
+    async fn copy_same(
+        &self,
+        context: &Context,
+        slot: PartSlot,
+        body: &Bytes,
+    ) -> Result<Option<PartReceipt>, Failure> {
+        let is_possible = |before: &&ObjectId| context.rules.copies_parts && slot.range.end <= before.size;
+        let Some(before) = self.before.as_ref().filter(is_possible) else {
+            return Ok(None);
+        };
+        for piece in slot.range.split(BASE_READ_BYTES) {
+            let at = (piece.start - slot.range.start) as usize;
+            let ours = &body[at..at + piece.len() as usize];
+            if context.base.base_here(before, piece).await.is_none_or(|theirs| theirs != ours) {
+                return Ok(None);
+            }
+        }
+        match context.store.copy_part(self.upload()?, slot, before, slot.range).await {
+            Ok(receipt) => {
+                context.metrics.add(Counter::PartsUnchanged, 1);
+                Ok(Some(receipt))
+            }
+            Err(error) => {
+                log::debug!("Part {:?} of {} is sent, not copied: {error}", slot.range, self.key);
+                Ok(None)
+            }
+        }
     }
 
     async fn copy_part(&self, context: &Context, slot: PartSlot) -> Result<Reply, Failure> {

@@ -10,7 +10,7 @@ use crate::store::wrap::{Action, Rule, When};
 use crate::store::{ErrorKind, ObjectStore, Op, Precondition, UploadKind};
 use crate::types::{Attributes, ByteRange, ObjectMeta};
 use crate::write::tests::{KIB, Life, NOT_NOW, PARTS, World, key};
-use crate::write::{Piece, SessionPhase, WriteFile};
+use crate::write::{Origin, Piece, SessionPhase, WriteFile};
 
 const PROGRAMS: u64 = 60;
 const LIVES: usize = 4;
@@ -118,7 +118,8 @@ async fn open(world: &World, life: &Life, there: Option<ObjectMeta>) -> Arc<Writ
     let expected =
         there.as_ref().map_or(Precondition::Absent, |object| Precondition::Matches(object.id.etag.clone()));
     assert_eq!(world.bytes("m").is_some(), there.is_some());
-    life.writer.create(key("m"), there.map(|object| object.id), expected, Attributes::default()).unwrap()
+    let origin = there.map_or(Origin::New, |object| Origin::Over(object.id));
+    life.writer.create(key("m"), origin, expected, Attributes::default()).unwrap()
 }
 
 fn run(kind: UploadKind, seed: u64) {
