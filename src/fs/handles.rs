@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::fs::error::{Error, Result};
 use crate::fs::file::FileState;
+use crate::fs::open::Process;
 use crate::namespace::Directory;
 use crate::observe::{Gauge, Metrics};
 use crate::read::ReadStream;
@@ -18,6 +19,8 @@ pub(crate) struct FileHandle {
     pub(crate) state: Arc<FileState>,
     /// Opened for writing.
     pub(crate) is_writable: bool,
+    /// Who opened it for writing, as far as that is known.
+    pub(crate) writer: Option<Process>,
     /// The version this handle reads while the file has no local changes, and the epoch of the file it belongs to.
     pub(crate) stream: Mutex<Option<(u64, Arc<ReadStream>)>>,
 }

@@ -65,7 +65,7 @@ pub use crate::namespace::{Attr, DirEntry, FileKind};
 pub use attr::{AttrChanges, MtimeChange, SpaceReport};
 pub use error::{Error, Result};
 pub use kernel::{BackingToken, Backings, PassthroughStatus, Registration};
-pub use open::{Access, OpenMode, Opened};
+pub use open::{Access, Caller, OpenMode, Opened};
 pub use rename::RenameMode;
 pub use status::{KernelStatus, Status};
 

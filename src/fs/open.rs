@@ -1,5 +1,6 @@
 //! open, create, flush, fsync, release.
 
+mod inherited;
 mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -13,6 +14,9 @@ use crate::fs::kernel::{BackingToken, Backings, Closing};
 use crate::fs::{Attr, CommitMode, FileSystem};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
 use crate::write::{self, Origin, Precondition, WriteFile};
+
+pub use inherited::Caller;
+pub(crate) use inherited::Process;
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +67,7 @@ impl FileSystem {
         ino: Ino,
         mode: OpenMode,
         backings: Arc<dyn Backings>,
+        caller: Caller,
     ) -> Result<Opened> {
         if mode.is_writable() && self.options.read_only {
             return Err(Error::ReadOnly);
@@ -76,7 +81,8 @@ impl FileSystem {
                     OpenMode::ReadDirect | OpenMode::Write | OpenMode::Truncate => None,
                 };
                 let stream = Mutex::new(stream);
-                let fh = self.handles.add_file(FileHandle { state, is_writable, stream });
+                let writer = if is_writable { caller.process() } else { None };
+                let fh = self.handles.add_file(FileHandle { state, is_writable, writer, stream });
                 Ok(Opened { fh, access })
             }
             Err(error) => {
@@ -92,6 +98,7 @@ impl FileSystem {
         parent: Ino,
         name: OsString,
         attributes: Attributes,
+        caller: Caller,
     ) -> Result<(Attr, Fh)> {
         if self.options.read_only {
             return Err(Error::ReadOnly);
@@ -118,18 +125,28 @@ impl FileSystem {
             content.kernel.open_cached();
         }
         self.files.watch_key(key, attr.ino);
-        let fh = self.handles.add_file(FileHandle { state, is_writable: true, stream: Mutex::default() });
+        let (writer, stream) = (caller.process(), Mutex::default());
+        let fh = self.handles.add_file(FileHandle { state, is_writable: true, writer, stream });
         Ok((self.with_local(attr), fh))
     }
 
     /// A descriptor of the file is being closed. Comes once for each, also for copies of a descriptor and before the
-    /// first write; with nothing changed it is free. What it returns is what `close` returns.
-    pub async fn flush(self: Arc<Self>, fh: Fh) -> Result<()> {
+    /// first write; with nothing changed it is free. What it returns is what `close` returns. That of an inherited copy is
+    /// free, too, while whoever opened the file goes on with it.
+    pub async fn flush(self: Arc<Self>, fh: Fh, caller: Caller) -> Result<()> {
         let handle = self.handles.file(fh)?;
-        if !handle.is_writable {
+        if !handle.is_writable || self.is_of_a_copy(&handle, caller) {
             return Ok(());
         }
         self.flush_state(&handle.state).await
+    }
+
+    fn is_of_a_copy(&self, handle: &FileHandle, caller: Caller) -> bool {
+        let has_changed = handle.state.content().local().is_some_and(|local| local.needs_commit());
+        let Some(writer) = handle.writer.filter(|_| has_changed) else {
+            return false;
+        };
+        caller.process().is_some_and(|closing| closing != writer) && writer.is_writing(handle.state.ino)
     }
 
     /// `fsync` of a file.

@@ -13,7 +13,7 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{AttrChanges, DirEntry, FileKind, RenameMode};
+use crate::fs::{AttrChanges, Caller, DirEntry, FileKind, RenameMode};
 use crate::fuse::backing::{BackingTable, OpenDoor};
 use crate::fuse::convert::{errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode};
 use crate::fuse::reply::{Deadline, Runner};
@@ -152,8 +152,9 @@ impl Filesystem for Adapter {
         let ttl = self.ttl();
         let fs = self.runner.fs.clone();
         let (parent, name, attributes) = (ino(parent), name.to_owned(), new_attributes(mode, umask, request));
+        let caller = Caller(request.pid());
         let operation = async move {
-            let (attr, fh) = fs.clone().create(parent, name, attributes).await?;
+            let (attr, fh) = fs.clone().create(parent, name, attributes, caller).await?;
             fs.release(fh);
             Ok(attr)
         };
@@ -229,9 +230,10 @@ impl Filesystem for Adapter {
         self.runner.run("rename", Deadline::Own, operation, |result| answer_empty(reply, result));
     }
 
-    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let door = OpenDoor::new(reply, self.backings.clone());
-        let operation = self.runner.fs.clone().open(ino(number), open_mode(flags), door.clone());
+        let operation =
+            self.runner.fs.clone().open(ino(number), open_mode(flags), door.clone(), Caller(request.pid()));
         self.runner.run("open", Deadline::Request, operation, move |result| door.answer(result));
     }
 
@@ -247,7 +249,8 @@ impl Filesystem for Adapter {
     ) {
         let ttl = self.ttl();
         let attributes = new_attributes(mode, umask, request);
-        let operation = self.runner.fs.clone().create(ino(parent), name.to_owned(), attributes);
+        let caller = Caller(request.pid());
+        let operation = self.runner.fs.clone().create(ino(parent), name.to_owned(), attributes, caller);
         self.runner.run("create", Deadline::Request, operation, move |result| match result {
             Ok((attr, fh)) => {
                 reply.created(&ttl, &file_attr(&attr), GENERATION, FileHandle(fh.0), FopenFlags::empty());
@@ -299,8 +302,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let operation = self.runner.fs.clone().flush(Fh(fh.0));
+    fn flush(&self, request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let operation = self.runner.fs.clone().flush(Fh(fh.0), Caller(request.pid()));
         self.runner.run("flush", Deadline::Own, operation, |result| answer_empty(reply, result));
     }
 

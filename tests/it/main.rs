@@ -15,6 +15,7 @@ mod conformance;
 mod crash;
 mod download;
 mod errors;
+mod inherited;
 mod lengths;
 mod mount;
 mod names;
