@@ -49,6 +49,9 @@ pub enum Error {
     /// The volume cannot do this at all.
     #[error("not supported: {0}")]
     NotPermitted(&'static str),
+    /// Not in this way: programs know another one.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
     /// It has to be done by copying and deleting.
     #[error("has to be copied")]
     CrossDevice,
@@ -93,6 +96,7 @@ impl Error {
             Error::Invalid => libc::EINVAL,
             Error::ReadOnly => libc::EROFS,
             Error::NotPermitted(_) => libc::EPERM,
+            Error::Unsupported(_) => libc::EOPNOTSUPP,
             Error::CrossDevice => libc::EXDEV,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Disk { errno, .. } => *errno,
@@ -125,6 +129,7 @@ impl Error {
             | Error::Invalid
             | Error::ReadOnly
             | Error::NotPermitted(_)
+            | Error::Unsupported(_)
             | Error::CrossDevice => false,
         }
     }

@@ -1,5 +1,8 @@
 //! read and write.
 
+mod allocate;
+mod copy;
+
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
@@ -7,12 +10,15 @@ use bytes::Bytes;
 
 use crate::fs::FileSystem;
 use crate::fs::error::{Error, Result};
-use crate::fs::file::{Content, FileState, Name, Source};
+use crate::fs::file::{Content, FileState, LocalFile, Name, Source};
 use crate::fs::handles::FileHandle;
 use crate::fs::open::Below;
 use crate::read::ReadStream;
 use crate::types::{ByteRange, Fh, Key, ObjectId, UnixTime};
 use crate::write::{Piece, WriteFile};
+
+pub use allocate::{Allocation, Length};
+pub use copy::At;
 
 /// Where a read gets its bytes.
 enum View {
@@ -57,16 +63,29 @@ impl FileSystem {
         if !handle.is_writable {
             return Err(Error::BadHandle);
         }
-        // Under the content lock, so that the file cannot be let go between the look and the write.
-        let mut content = handle.state.content();
+        self.change(&handle.state, Below::Object, |local| {
+            local.file.write(offset, bytes)?;
+            local.touch(UnixTime::from(SystemTime::now()));
+            Ok(())
+        })
+    }
+
+    /// Changes a file, which becomes local by that, and tells the tree.
+    pub(crate) fn change(
+        &self,
+        state: &FileState,
+        below: Below,
+        change: impl FnOnce(&mut LocalFile) -> Result<()>,
+    ) -> Result<()> {
+        // Under the content lock, so that the file cannot be let go between the look and the change.
+        let mut content = state.content();
         let was = Before::of(&mut content);
-        let local = self.make_local(&handle.state, &mut content, Below::Object)?;
-        local.file.write(offset, bytes)?;
-        local.touch(UnixTime::from(SystemTime::now()));
-        let key = self.tell_tree(&handle.state, was, &mut content);
+        let local = self.make_local(state, &mut content, below)?;
+        change(local)?;
+        let key = self.tell_tree(state, was, &mut content);
         drop(content);
         if let Some(key) = key {
-            self.files.watch_key(key, handle.state.ino);
+            self.files.watch_key(key, state.ino);
         }
         Ok(())
     }
@@ -87,23 +106,16 @@ impl FileSystem {
 
     /// Cuts or extends a file that is open or held by its gate.
     pub(crate) fn truncate(&self, state: &FileState, size: u64) -> Result<()> {
-        let mut content = state.content();
-        let was = Before::of(&mut content);
         // Emptying an empty file is still a change: it is how programs renew a time stamp.
-        if was == Before::Object && size > 0 && content.remote().is_some_and(|object| object.id.size == size)
-        {
+        if size > 0 && state.content().remote().is_some_and(|object| object.id.size == size) {
             return Ok(());
         }
         let below = if size == 0 { Below::Nothing } else { Below::Object };
-        let local = self.make_local(state, &mut content, below)?;
-        local.file.truncate(size)?;
-        local.touch(UnixTime::from(SystemTime::now()));
-        let key = self.tell_tree(state, was, &mut content);
-        drop(content);
-        if let Some(key) = key {
-            self.files.watch_key(key, state.ino);
-        }
-        Ok(())
+        self.change(state, below, |local| {
+            local.file.truncate(size)?;
+            local.touch(UnixTime::from(SystemTime::now()));
+            Ok(())
+        })
     }
 
     fn view(&self, handle: &FileHandle) -> Result<View> {

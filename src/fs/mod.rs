@@ -64,6 +64,7 @@ use crate::write::{BaseError, BaseSource, Event, Recovered, WriteFile, Writer};
 pub use crate::namespace::{Attr, DirEntry, FileKind};
 pub use attr::{AttrChanges, MtimeChange, SpaceReport};
 pub use error::{Error, Result};
+pub use io::{Allocation, At, Length};
 pub use kernel::{BackingToken, Backings, PassthroughStatus, Registration};
 pub use open::{Access, Caller, OpenMode, Opened};
 pub use rename::RenameMode;

@@ -189,6 +189,14 @@ impl FileSystem {
         }
     }
 
+    /// Waits until the file as it is now is in the bucket, whatever a `close` promises.
+    pub(crate) async fn commit_state(&self, state: &FileState) -> Result<()> {
+        match self.settled(state, Settle::OnlyTouched) {
+            Some(file) => self.commit(state, &file).await,
+            None => Ok(()),
+        }
+    }
+
     /// Brings the file into the bucket, and the tree up to date with it.
     pub(crate) async fn commit(&self, state: &FileState, file: &Arc<WriteFile>) -> Result<()> {
         let session = file.session();

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{AttrChanges, Caller, DirEntry, FileKind, RenameMode};
+use crate::fs::{At, AttrChanges, Caller, DirEntry, FileKind, RenameMode};
 use crate::fuse::backing::{BackingTable, OpenDoor};
-use crate::fuse::convert::{errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode};
+use crate::fuse::convert::{
+    allocation, errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode,
+};
 use crate::fuse::reply::{Deadline, Runner};
 use crate::observe::Counter;
 use crate::types::{ByteRange, Fh, Ino};
@@ -444,6 +446,47 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
         // "Never": any other answer makes the kernel ask for security.capability before every write.
         reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some((what, grows)) = allocation(mode) else {
+            return reply.error(Errno::EOPNOTSUPP);
+        };
+        let fs = self.runner.fs.clone();
+        let operation = async move { fs.allocate(Fh(fh.0), ByteRange::at(offset, length), what, grows) };
+        self.runner.run("fallocate", Deadline::Own, operation, |result| answer_empty(reply, result));
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) =
+            (At { fh: Fh(fh_in.0), offset: offset_in }, At { fh: Fh(fh_out.0), offset: offset_out });
+        let operation = self.runner.fs.clone().copy_range(from, to, len);
+        self.runner.run("copy_file_range", Deadline::Own, operation, move |result| match result {
+            // The kernel asks for less than this at a time.
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(number) => reply.error(errno(number)),
+        });
     }
 
     fn ioctl(

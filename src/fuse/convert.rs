@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, TimeOrNow};
 
-use crate::fs::{Attr, FileKind, MtimeChange, OpenMode};
+use crate::fs::{Allocation, Attr, FileKind, Length, MtimeChange, OpenMode};
 use crate::types::{Attributes, Ino, UnixTime};
 
 /// What `stat` counts blocks in.
@@ -48,6 +48,19 @@ pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
         rdev: 0,
         blksize: IO_BYTES,
         flags: 0,
+    }
+}
+
+/// What a mode of fallocate(2) asks for; `None` for what a file over an object cannot do.
+pub(crate) fn allocation(mode: i32) -> Option<(Allocation, Length)> {
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    const ZERO_KEPT: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+    match mode {
+        0 => Some((Allocation::Space, Length::Grows)),
+        libc::FALLOC_FL_KEEP_SIZE => Some((Allocation::Space, Length::Kept)),
+        PUNCH | ZERO_KEPT => Some((Allocation::Zeros, Length::Kept)),
+        libc::FALLOC_FL_ZERO_RANGE => Some((Allocation::Zeros, Length::Grows)),
+        _ => None,
     }
 }
 

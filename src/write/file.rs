@@ -196,6 +196,13 @@ impl WriteFile {
         Ok(())
     }
 
+    /// Takes the space that writing to `range` needs. Its content stays what it is.
+    pub fn reserve(&self, range: ByteRange) -> Result<(), Error> {
+        let mut state = self.lock();
+        self.stage_for_change(&mut state)?;
+        Ok(state.staging()?.reserve(range)?)
+    }
+
     /// Cuts or extends (with zeros) to `size`.
     pub fn truncate(&self, size: u64) -> Result<(), Error> {
         let mut state = self.lock();

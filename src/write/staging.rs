@@ -170,6 +170,24 @@ impl Staging {
         result
     }
 
+    /// Takes the space that bytes in `range` need, so that writing them does not fail for lack of it. Given back by a
+    /// truncation that cuts it off. While a snapshot lives, bytes that it needs are written elsewhere, without a promise.
+    pub fn reserve(&self, range: ByteRange) -> Result<(), StagingError> {
+        if range.end > OFFSET_MAX {
+            return Err(self.shared.refused(range, &TOO_LARGE.into()));
+        }
+        let mut state = self.shared.write();
+        for pages in state.layout.pages_to_take(range) {
+            self.shared.area.admit(pages.len())?;
+            if let Err(error) = self.shared.files.reserve(pages) {
+                self.shared.area.release(pages.len());
+                return Err(self.shared.refused(pages, &error));
+            }
+            state.layout.keep_pages(LocalFile::Home, pages);
+        }
+        Ok(())
+    }
+
     /// Cuts to `size`, or extends with a stretch where nothing is staged.
     pub fn truncate(&self, size: u64) {
         let mut state = self.shared.write();

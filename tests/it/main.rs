@@ -21,6 +21,7 @@ mod mount;
 mod names;
 mod operator;
 mod passthrough;
+mod ranges;
 mod reading;
 mod unchanged;
 mod unlinked;

@@ -137,10 +137,16 @@ impl Layout {
         self.map.doubt(piece.range);
     }
 
-    /// The file has no bytes within `range` any more.
+    /// The file has no bytes within `range` any more, and no room kept for any.
     pub fn forget(&mut self, range: ByteRange) {
         let displaced = self.map.remove(range);
         self.loosen(displaced);
+        self.loose.push((LocalFile::Home, range));
+    }
+
+    /// Pages of `home` that bytes in `range` would take in addition.
+    pub fn pages_to_take(&self, range: ByteRange) -> Vec<ByteRange> {
+        self.home_pages.gaps(range.widen(PAGE_BYTES))
     }
 
     /// Notes a checksum that was read back.

@@ -4,10 +4,10 @@
 //! sending. Small files are looked at here, before they are sealed; of large ones each part, before it is sent.
 
 use crate::types::{ByteRange, ObjectId, RangeSet};
-use crate::write::WriteFile;
 use crate::write::file::state::{FileState, Standing};
 use crate::write::staging::Snapshot;
 use crate::write::upload::Base;
+use crate::write::{Error, WriteFile};
 
 /// Bytes compared at a time.
 const COMPARED_BYTES: u64 = 1 << 20;
@@ -44,6 +44,21 @@ impl WriteFile {
             state.base = Some(Base::whole(object));
             state.dirty = RangeSet::default();
         }
+    }
+
+    /// A new file that is still empty takes an object's bytes for its own, whatever that one's name: its commit has the
+    /// server copy them. Says no where the file is more than that.
+    pub fn take_after(&self, object: &ObjectId) -> Result<bool, Error> {
+        let mut state = self.lock();
+        if state.size() > 0 || state.since.is_some() {
+            return Ok(false);
+        }
+        let session = self.stage_for_change(&mut state)?;
+        state.staging()?.truncate(object.size);
+        state.base = Some(Base::whole(object.clone()));
+        state.dirty = RangeSet::default();
+        self.changed(&mut state, session, ByteRange::new(0, 0));
+        Ok(true)
     }
 
     fn doubt(&self) -> Option<Doubt> {

@@ -145,6 +145,12 @@ impl LocalFiles {
         Ok(())
     }
 
+    /// Takes space for pages of the home file, whose length stays as it is.
+    pub fn reserve(&self, pages: ByteRange) -> io::Result<()> {
+        let home = self.made(LocalFile::Home)?;
+        Ok(rustix::fs::fallocate(home, FallocateFlags::KEEP_SIZE, pages.start, pages.len())?)
+    }
+
     /// Frees the space of whole pages.
     pub fn punch(&self, file: LocalFile, pages: ByteRange) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
