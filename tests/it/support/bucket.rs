@@ -1,12 +1,10 @@
-//! The embedded bucket in this process, and a foreign client (curl) that looks at it from outside.
-
-use std::process::Command;
+//! The embedded bucket in this process.
 
 use tempfile::TempDir;
 use tetherfs::bucket::{Faults, Operation, Options, Quirks, Recorded, Requests, Server};
 use tokio::runtime::Runtime;
 
-use crate::support::{run, run_ok};
+use crate::support::client::{Account, Client, Served};
 
 /// The bucket's name.
 pub const BUCKET: &str = "test-bucket";
@@ -60,6 +58,10 @@ impl Bucket {
         self.server.as_ref().unwrap()
     }
 
+    fn client(&self) -> Client {
+        Client::of(self)
+    }
+
     /// The server's URL.
     pub fn endpoint(&self) -> String {
         self.server().endpoint()
@@ -93,21 +95,17 @@ impl Bucket {
 
     /// The bytes of an object, as a foreign client gets them.
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let ran = run(self.curl(key).arg("--fail").arg("--output").arg(file.path()));
-        (ran.code == Some(0)).then(|| std::fs::read(file.path()).unwrap())
+        self.client().get(key)
     }
 
     /// The headers of an object in lower case, as a foreign client gets them.
     pub fn head(&self, key: &str) -> String {
-        run_ok(self.curl(key).arg("--fail").arg("--head")).to_ascii_lowercase()
+        self.client().head(key)
     }
 
     /// Stores an object, as a foreign client does.
     pub fn put(&self, key: &str, bytes: &[u8]) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        run_ok(self.curl(key).arg("--fail").arg("--upload-file").arg(file.path()));
+        self.client().put(key, bytes);
     }
 
     /// Stores an object behind everybody's back, without a process: one that is started closes the files it inherits, and
@@ -134,34 +132,35 @@ impl Bucket {
         Asked { gets, heads, lists, all: self.requests().total().requests, sent }
     }
 
+    /// The bytes of an object if there is one, without a request.
+    pub fn find(&self, key: &str) -> Option<Vec<u8>> {
+        self.server().read(BUCKET, key).unwrap()
+    }
+
+    /// Every key in order, without a request.
+    pub fn all_keys(&self) -> Vec<String> {
+        self.server().keys(BUCKET).unwrap()
+    }
+
+    /// Removes an object behind everybody's back.
+    pub fn delete_quietly(&self, key: &str) {
+        self.server().delete(BUCKET, key).unwrap();
+    }
+
     /// Removes an object, as a foreign client does.
     pub fn delete(&self, key: &str) {
-        run_ok(self.curl(key).arg("--fail").args(["--request", "DELETE"]));
+        self.client().delete(key);
     }
 
     /// All keys (up to 1,000), as a foreign client lists them.
     pub fn keys(&self) -> Vec<String> {
-        let listing = run_ok(self.curl("?list-type=2").arg("--fail"));
-        listing
-            .split("<Key>")
-            .skip(1)
-            .filter_map(|rest| rest.split("</Key>").next())
-            .map(str::to_owned)
-            .collect()
+        self.client().keys()
     }
+}
 
-    fn curl(&self, path: &str) -> Command {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--max-time", "60", "--path-as-is"]);
-        command.args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
-        command.args([
-            "--aws-sigv4",
-            "aws:amz:us-east-1:s3",
-            "--user",
-            &format!("{ACCESS_KEY}:{SECRET_KEY}"),
-        ]);
-        command.arg(format!("{}/{BUCKET}/{path}", self.endpoint()).replace("/?", "?"));
-        command
+impl Served for Bucket {
+    fn account(&self) -> Account {
+        Account::embedded(self.endpoint())
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::bucket::{ACCESS_KEY, BUCKET, SECRET_KEY};
+use crate::support::bucket::BUCKET;
+use crate::support::client::{Account, Served};
 use crate::support::process::wait;
 use crate::support::{Bucket, Ran, run, wait_for};
 
@@ -15,9 +16,9 @@ use crate::support::{Bucket, Ran, run, wait_for};
 const MOUNT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A bucket and a daemon with directories of its own.
-pub struct Rig {
+pub struct Rig<B: Served = Bucket> {
     /// The bucket.
-    pub bucket: Bucket,
+    pub bucket: B,
     home: TempDir,
     options: Vec<String>,
     daemon: Option<Child>,
@@ -35,9 +36,11 @@ impl Rig {
         rig.mount(options);
         rig
     }
+}
 
+impl<B: Served> Rig<B> {
     /// Over a given bucket, not mounted.
-    pub fn over(bucket: Bucket) -> Rig {
+    pub fn over(bucket: B) -> Rig<B> {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir(home.path().join("mnt")).unwrap();
         Rig { bucket, home, options: Vec::new(), daemon: None }
@@ -81,10 +84,12 @@ impl Rig {
 
     /// What `tetherfs mount` is called with.
     pub fn mount_arguments(&self) -> Vec<String> {
+        let Account { endpoint, region, .. } = self.bucket.account();
         let mut arguments = vec![
             format!("s3://{BUCKET}"),
             self.mountpoint().to_str().unwrap().to_owned(),
-            format!("--endpoint={}", self.bucket.endpoint()),
+            format!("--endpoint={endpoint}"),
+            format!("--region={region}"),
             "--log-level=debug".to_owned(),
         ];
         arguments.extend(self.options.iter().cloned());
@@ -96,7 +101,8 @@ impl Rig {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tetherfs"));
         command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", self.home.path());
         command.env("XDG_RUNTIME_DIR", self.home.path());
-        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        let Account { access_key, secret_key, .. } = self.bucket.account();
+        command.env("AWS_ACCESS_KEY_ID", access_key).env("AWS_SECRET_ACCESS_KEY", secret_key);
         command
     }
 
@@ -217,7 +223,7 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-impl Drop for Rig {
+impl<B: Served> Drop for Rig<B> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the daemon's log, last lines ---");

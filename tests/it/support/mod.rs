@@ -1,13 +1,17 @@
 //! A bucket, a daemon and a mount for each test, and what is needed to look at them from outside.
 
 mod bucket;
+mod client;
 mod daemon;
 mod files;
+mod foreign;
 mod mapping;
 mod process;
 
 pub use bucket::{ACCESS_KEY, Asked, BUCKET, Bucket, SECRET_KEY};
+pub use client::{Account, Client, Served};
 pub use daemon::Rig;
 pub use files::{Disk, expect_same, forget_pages, pattern, seed, sha256, wait_for};
+pub use foreign::Foreign;
 pub use mapping::{Mapping, Sharing};
 pub use process::{Ran, run, run_ok};
