@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use crate::fs::error::{Error, Result};
 use crate::fs::file::FileState;
 use crate::fs::{Attr, FileKind, FileSystem, OpenMode};
-use crate::types::{Attributes, ETag, Fh, Ino, UnixTime};
+use crate::types::{Attributes, Fh, Ino, UnixTime};
 
 /// What a `setattr` wants changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -126,11 +126,6 @@ impl FileSystem {
 
     fn can_write(&self, handle: Option<Fh>) -> bool {
         handle.is_some_and(|fh| self.handles.file(fh).is_ok_and(|handle| handle.is_writable))
-    }
-
-    /// The version a key is expected to have when it is replaced or removed; `None` when nothing is there.
-    pub(crate) async fn version_of(&self, ino: Ino) -> Result<Option<ETag>> {
-        Ok(self.namespace.object(ino, Instant::now()).await?.map(|object| object.id.etag))
     }
 }
 

@@ -129,7 +129,8 @@ impl FileSystem {
             return self.move_held(state, Precondition::Absent, key).await;
         };
         let _hold = self.hold(target).await?;
-        let replaces = self.version_of(target.ino).await?.map_or(Precondition::Absent, Precondition::Matches);
+        let replaced = self.namespace.version(target.ino, Instant::now()).await?;
+        let replaces = replaced.map_or(Precondition::Absent, |object| Precondition::Matches(object.etag));
         target.content().is_removed = true;
         let moved = self.move_held(state, replaces, key).await;
         match &moved {
@@ -147,7 +148,7 @@ impl FileSystem {
     ) -> Result<Option<ObjectMeta>> {
         let local = state.local();
         let hold = self.hold(state).await?;
-        let in_bucket = self.namespace.object(state.ino, Instant::now()).await?;
+        let in_bucket = self.namespace.version(state.ino, Instant::now()).await?;
         match (local, in_bucket) {
             (Some(file), None) => {
                 let old_key = file.key();
@@ -176,8 +177,8 @@ impl FileSystem {
                 Ok(Some(moved))
             }
             (None, Some(object)) => {
-                let moved = self.writer.rename(&object.id, &key, replaces).await?;
-                self.pages.renamed(state.ino, &object.id, &moved.id);
+                let moved = self.writer.rename(&object, &key, replaces).await?;
+                self.pages.renamed(state.ino, &object, &moved.id);
                 let mut content = state.content();
                 if content.remote().is_some() {
                     content.set_remote(moved.clone().into());

@@ -26,3 +26,4 @@ mod reading;
 mod unchanged;
 mod unlinked;
 mod versions;
+mod writing;
