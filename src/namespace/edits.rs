@@ -90,9 +90,12 @@ impl Tree {
             let mut meta = object.clone();
             match &mut inode.body {
                 Body::File(residence) => {
-                    if let Residence::Local { attributes, .. } = residence {
-                        meta.attributes.get_or_insert_with(|| attributes.clone());
-                    }
+                    // A change that tells none has left them as they were.
+                    let known = match residence {
+                        Residence::Local { attributes, .. } => Some(&*attributes),
+                        Residence::Remote(seen) => seen.meta.attributes.as_ref(),
+                    };
+                    meta.attributes = meta.attributes.or_else(|| known.cloned());
                     *residence = Residence::Remote(Seen { meta, fresh });
                 }
                 Body::Directory(folder) => {
