@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::bucket::disk::{About, Bucket, Condition, Content, Object, ObjectFacts, Refusal};
+use crate::bucket::disk::{About, Bucket, Condition, Content, Object, ObjectFacts, Part, Refusal};
 use crate::bucket::service::digests::Digests;
 use crate::types::{ByteRange, Crc64, ETag, UnixTime};
 
@@ -12,13 +12,7 @@ use crate::types::{ByteRange, Crc64, ETag, UnixTime};
 pub fn put(bucket: &Bucket, key: &str, bytes: &[u8]) -> Result<Arc<Object>, Refusal> {
     let mut digests = Digests::default();
     digests.update(bytes);
-    let content = if bytes.is_empty() {
-        Content::default()
-    } else {
-        let mut writer = bucket.writer(key)?;
-        writer.write(bytes)?;
-        writer.finish(digests.crc64())
-    };
+    let content = written(bucket, key, bytes)?;
     let facts = ObjectFacts {
         key: key.to_owned(),
         etag: digests.etag(),
@@ -27,6 +21,26 @@ pub fn put(bucket: &Bucket, key: &str, bytes: &[u8]) -> Result<Arc<Object>, Refu
         upload: None,
     };
     bucket.put(Object { facts, content }, &Condition::None)
+}
+
+fn written(bucket: &Bucket, key: &str, bytes: &[u8]) -> Result<Content, Refusal> {
+    if bytes.is_empty() {
+        return Ok(Content::default());
+    }
+    let mut writer = bucket.writer(key)?;
+    writer.write(bytes)?;
+    Ok(writer.finish(Crc64::of(bytes)))
+}
+
+/// Inverts one byte of a part that an upload has. The part keeps its etag. Nothing happens beyond its end.
+pub fn spoil_part(bucket: &Bucket, key: &str, upload: &str, number: u32, at: u64) -> Result<(), Refusal> {
+    let parts = bucket.parts(key, upload)?;
+    let part = parts.into_iter().find(|part| part.number == number).ok_or(Refusal::InvalidPart(number))?;
+    let mut bytes = all(&part.content)?;
+    if let Some(byte) = bytes.get_mut(at as usize) {
+        *byte = !*byte;
+    }
+    bucket.put_part(key, upload, Part { content: written(bucket, key, &bytes)?, ..part })
 }
 
 /// Puts an object of `size` zeros with some bytes in between, each at its offset, in ascending order. The zeros take no
@@ -74,8 +88,11 @@ fn zeros(len: u64) -> Crc64 {
 
 /// Reads an object.
 pub fn read(bucket: &Bucket, key: &str) -> Result<Vec<u8>, Refusal> {
-    let object = bucket.object(key)?;
-    let mut reader = object.content.reader(ByteRange::new(0, object.content.len()));
+    all(&bucket.object(key)?.content)
+}
+
+fn all(content: &Content) -> Result<Vec<u8>, Refusal> {
+    let mut reader = content.reader(ByteRange::new(0, content.len()));
     let mut bytes = Vec::new();
     while let Some(piece) = reader.read()? {
         bytes.extend_from_slice(&piece);

@@ -98,6 +98,13 @@ pub enum Action {
     Reset,
     /// The request is done; then the connection is closed without an answer.
     LoseAnswer,
+    /// The request is done twice, as when a proxy repeats it; the second answer goes out.
+    Twice,
+    /// The request is done and answered; a copy of it that was held up arrives after a while and is done as well.
+    Echo {
+        /// How long after the answer.
+        ms: u64,
+    },
     /// After this many bytes of a body the connection ends: reset when it is the request's, closed when the answer's.
     Cut {
         /// Of which body.
@@ -152,6 +159,12 @@ pub enum Action {
     Delete,
     /// Before it is looked at, the upload it names is aborted.
     ForgetUpload,
+    /// After the part it sends is stored, one byte of that is inverted where it is stored. The checksum that the server
+    /// tells of the part from then on is that of the damaged bytes; its etag is not.
+    SpoilPart {
+        /// Which byte.
+        at: u64,
+    },
     /// A GET of a range is answered as one of the whole object.
     IgnoreRange,
     /// A header of the answer is another, or is not there.
@@ -191,6 +204,10 @@ pub struct Plan {
     pub meddle: Vec<Meddle>,
     /// How it ends.
     pub fate: Fate,
+    /// Whether it is done more than once.
+    pub repeat: Repeat,
+    /// The byte to invert of a part that it has stored.
+    pub spoil: Option<u64>,
     /// The request's body on its way.
     pub request: Shape,
     /// The answer's body on its way.
@@ -201,6 +218,18 @@ pub struct Plan {
     pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
     /// Answers given before, that are given again.
     pub frozen: Option<Arc<Frozen>>,
+}
+
+/// Whether a request is done more than once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Repeat {
+    /// As it should be.
+    #[default]
+    Once,
+    /// Twice, before it is answered.
+    Before,
+    /// Once more so long after it is answered.
+    Behind(Duration),
 }
 
 /// Whether the Range of a request is looked at.
@@ -343,6 +372,8 @@ impl Plan {
             }
             Action::Reset => self.end(Fate::Reset),
             Action::LoseAnswer => self.end(Fate::Lost),
+            Action::Twice => self.repeat = Repeat::Before,
+            Action::Echo { ms } => self.repeat = Repeat::Behind(Duration::from_millis(*ms)),
             Action::Cut { side, after } => self.shape(*side).cut = Some(*after),
             Action::Tear { after } => {
                 self.answer.cut = Some(*after);
@@ -361,6 +392,7 @@ impl Plan {
             Action::Replace { text } => self.meddle.push(Meddle::Replace(text.clone())),
             Action::Delete => self.meddle.push(Meddle::Delete),
             Action::ForgetUpload => self.meddle.push(Meddle::ForgetUpload),
+            Action::SpoilPart { at } => self.spoil = Some(*at),
             Action::IgnoreRange => self.range = RangeHeard::Ignored,
             Action::Header { name, value } => {
                 let value = value.as_ref().map(HeaderValue::try_from);

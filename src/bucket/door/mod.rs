@@ -19,13 +19,14 @@ use s3s::service::S3Service;
 use s3s::{Body, S3Error, S3ErrorCode};
 
 use crate::bucket::disk::{Refusal, Store};
-use crate::bucket::door::faults::{CutBy, Fate, Faults, Meddle, Plan, RangeHeard};
+use crate::bucket::door::faults::{CutBy, Fate, Faults, Meddle, Plan, RangeHeard, Repeat};
 use crate::bucket::door::operation::{Operation, Target};
 use crate::bucket::door::requests::{Entry, Requests};
 use crate::bucket::door::shape::{Pace, Shaped, Shared};
 use crate::bucket::plant;
 use crate::bucket::quirks::Quirks;
 use crate::bucket::service::IgnoresRange;
+use crate::observe::task;
 
 /// Bytes of a request read on after the answer is known, so that the client sees the answer and not a reset.
 const DRAIN_BYTES_MAX: u64 = 64 << 20;
@@ -113,14 +114,13 @@ impl Door {
             Fate::Refused { status, error, retry_after_s } => refuse(*status, error, *retry_after_s),
             Fate::Answered | Fate::Lost | Fate::Reset => {
                 let url = head.uri.to_string();
-                let mut request = Request::from_parts(head, Body::http_body_unsync(body));
-                if plan.range == RangeHeard::Ignored {
-                    request.extensions_mut().insert(IgnoresRange);
+                let request = Request::from_parts(head, Body::http_body_unsync(body));
+                let answered = self.perform(request, &plan, &entry).await?;
+                if let (Some(at), true) = (plan.spoil, answered.status().is_success())
+                    && let Err(error) = self.spoil(&target, at)
+                {
+                    log::warn!("A fault rule could not damage a part of {}: {error}", target.key);
                 }
-                let answered = self.s3.call(request).await.map_err(|error| {
-                    log::error!("The service failed: {:?}", s3s::StdError::from(error));
-                    Hangup
-                })?;
                 match &plan.frozen {
                     Some(frozen) => frozen.answer(url, answered).await.map_err(|_| Hangup)?,
                     None => answered,
@@ -143,6 +143,41 @@ impl Door {
         entry.answered(answered.status());
         change_headers(answered.headers_mut(), &plan);
         Ok(answered.map(|body| self.shape_answer(body, &plan, entry, link)))
+    }
+
+    /// Has the service do a request, as often as the plan says; the last answer before it goes out.
+    async fn perform(
+        &self,
+        request: Request<Body>,
+        plan: &Plan,
+        entry: &Arc<Entry>,
+    ) -> Result<Response<Body>, Hangup> {
+        if plan.repeat == Repeat::Once {
+            return call(&self.s3, request, plan.range, entry).await;
+        }
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Hangup)?.to_bytes();
+        let copy = || Request::from_parts(head.clone(), Body::from(body.clone()));
+        let answered = call(&self.s3, copy(), plan.range, entry).await?;
+        match plan.repeat {
+            Repeat::Once => Ok(answered),
+            Repeat::Before => call(&self.s3, copy(), plan.range, entry).await,
+            Repeat::Behind(after) => {
+                let (s3, range, entry, late) = (self.s3.clone(), plan.range, entry.clone(), copy());
+                task::spawn("bucket-echo", async move {
+                    tokio::time::sleep(after).await;
+                    // Nobody is left to be told.
+                    call(&s3, late, range, &entry).await.ok();
+                });
+                Ok(answered)
+            }
+        }
+    }
+
+    fn spoil(&self, target: &Target, at: u64) -> Result<(), Refusal> {
+        let bucket = self.store.bucket(&target.bucket)?;
+        let upload = target.upload.as_deref().unwrap_or_default();
+        plant::spoil_part(&bucket, &target.key, upload, target.part.unwrap_or_default(), at)
     }
 
     fn shape_request(
@@ -180,6 +215,26 @@ impl Door {
             Meddle::ForgetUpload => bucket.abort(&target.key, target.upload.as_deref().unwrap_or_default()),
         }
     }
+}
+
+/// Has the service do a request once.
+async fn call(
+    s3: &S3Service,
+    mut request: Request<Body>,
+    range: RangeHeard,
+    entry: &Entry,
+) -> Result<Response<Body>, Hangup> {
+    if range == RangeHeard::Ignored {
+        request.extensions_mut().insert(IgnoresRange);
+    }
+    let answered = s3.call(request).await.map_err(|error| {
+        log::error!("The service failed: {:?}", s3s::StdError::from(error));
+        Hangup
+    })?;
+    if answered.status().is_success() {
+        entry.done();
+    }
+    Ok(answered)
 }
 
 /// Makes the headers of an answer what the rules say they are.

@@ -59,6 +59,8 @@ pub struct Recorded {
     pub part: Option<u32>,
     /// The status answered; `None` while there was no answer, or when it was dropped on purpose.
     pub status: Option<u16>,
+    /// How often it was done with success: more than once when a fault repeated it, once also when its answer was lost.
+    pub done: u64,
     /// Bytes of its body received.
     pub received: u64,
     /// Bytes of the answer's body sent.
@@ -79,6 +81,7 @@ pub struct RequestsSnapshot {
 pub struct Entry {
     facts: Recorded,
     status: AtomicU16,
+    done: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     counts: Arc<[Cells]>,
@@ -136,12 +139,14 @@ impl Requests {
             range,
             part: target.part,
             status: None,
+            done: 0,
             received: 0,
             sent: 0,
         };
         let entry = Arc::new(Entry {
             facts,
             status: AtomicU16::new(0),
+            done: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             counts: self.0.counts.clone(),
@@ -181,6 +186,11 @@ impl Entry {
         self.status.store(status.as_u16(), Ordering::Relaxed);
     }
 
+    /// It was done with success.
+    pub fn done(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Bytes of the request's body came in.
     pub fn received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
@@ -206,6 +216,7 @@ impl Entry {
         let status = self.status.load(Ordering::Relaxed);
         Recorded {
             status: (status != 0).then_some(status),
+            done: self.done.load(Ordering::Relaxed),
             received: self.received.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),
             ..self.facts.clone()

@@ -58,6 +58,45 @@ async fn a_lost_answer_comes_after_the_deed() {
 }
 
 #[tokio::test]
+async fn requests_arrive_twice() {
+    let bench = with_object(b"abc").await;
+    let fault = |action: Action| {
+        bench.server.faults().clear();
+        bench.server.faults().add(Rule::always(action).times(1));
+    };
+    let new = [("if-none-match", "*")];
+    fault(Action::Twice);
+    let refused = bench.client.send("PUT", "/box/new", &new, b"new").await.unwrap();
+    assert_eq!(refused.error(), (412, "PreconditionFailed".to_owned()), "the second is answered");
+    assert_eq!(bench.read("new").unwrap(), b"new", "the first has done it");
+    assert_eq!(bench.server.requests().recent()[0].done, 1);
+    fault(Action::Echo { ms: 50 });
+    assert_eq!(bench.client.put("/box/k", b"one").await.status, 200);
+    assert_eq!(bench.client.put("/box/k", b"two").await.status, 200);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while bench.read("k").unwrap() != b"one" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("what was held up arrives");
+    assert_eq!(bench.server.requests().recent()[1].done, 2);
+}
+
+#[tokio::test]
+async fn a_stored_part_is_spoilt() {
+    let bench = with_object(b"abc").await;
+    bench.server.faults().add(Rule::on(Operation::UploadPart, Action::SpoilPart { at: 1 }));
+    let id = create(&bench.client, "k").await;
+    let before = put_part(&bench.client, ("k", &id), 1, b"xyz").await;
+    let listed = bench.client.get(&format!("/box/k?uploadId={id}")).await;
+    assert_eq!(listed.all("ETag"), [before.header("etag")]);
+    let crc64 = |bytes: &[u8]| crate::bucket::service::digests::to_base64(crate::types::Crc64::of(bytes));
+    assert_eq!(listed.all("ChecksumCRC64NVME"), [crc64(&[b'x', !b'y', b'z'])]);
+    assert_eq!(before.header("x-amz-checksum-crc64nvme"), crc64(b"xyz"));
+}
+
+#[tokio::test]
 async fn bodies_are_cut_both_ways() {
     let bytes = pattern(1_000_000, 8);
     let bench = with_object(&bytes).await;
