@@ -93,6 +93,8 @@ impl Refusal {
             | "RequestTimeTooSkewed"
             | "SignatureDoesNotMatch"
             | "TokenRefreshRequired" => ErrorKind::Denied,
+            // No bytes were sent with it: the parts are not what we take them for.
+            "BadDigest" | "XAmzContentChecksumMismatch" if op == Op::CompleteUpload => ErrorKind::Refused,
             "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => {
                 ErrorKind::Integrity
             }
@@ -191,6 +193,8 @@ mod tests {
             (Op::Head, 404, "", ErrorKind::NotFound),
             (Op::Head, 403, "", ErrorKind::Denied),
             (Op::CompleteUpload, 404, "", ErrorKind::Refused),
+            (Op::CompleteUpload, 400, "InvalidPart", ErrorKind::Refused),
+            (Op::CompleteUpload, 400, "BadDigest", ErrorKind::Refused),
             (Op::UploadStatus, 404, "", ErrorKind::Refused),
             (Op::Get, 304, "", ErrorKind::Refused),
         ] {

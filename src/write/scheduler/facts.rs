@@ -114,7 +114,7 @@ impl Scheduler {
         }
         self.with_job(file, |job| {
             job.content = job.next.take();
-            job.attempts = 0;
+            (job.attempts, job.refusals) = (0, 0);
         });
         if self.context.book.upload(file, |upload| upload.state == State::Conflicted) == Some(true) {
             self.left_in_conflict(file);
@@ -265,7 +265,7 @@ impl Scheduler {
         let Some(Some(ended)) = self.context.book.upload(file, ended) else { return };
         let Some(job) = self.jobs.get_mut(&file) else { return };
         (job.content, job.is_wanted, job.attempts, job.is_stuck) = (None, false, 0, false);
-        (job.retry_at, job.passed) = (None, 0);
+        (job.retry_at, job.passed, job.refusals) = (None, 0, 0);
         job.sent.clear();
         let Ended { session, key, contested, object } = ended;
         let settled = match &contested {

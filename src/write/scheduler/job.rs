@@ -33,6 +33,8 @@ pub struct Job {
     pub passed: u64,
     /// Failures in a row.
     pub attempts: u32,
+    /// How often the server has refused to make an object of the parts of this content.
+    pub refusals: u32,
     /// Whether the last failure will not pass by itself.
     pub is_stuck: bool,
     /// Not before this after a failure.
@@ -140,6 +142,7 @@ impl Job {
             sent: HashMap::new(),
             passed: 0,
             attempts: 0,
+            refusals: 0,
             is_stuck: false,
             retry_at: None,
             not_before: None,

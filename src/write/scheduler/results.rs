@@ -226,10 +226,29 @@ impl Scheduler {
                 log::info!("{}: {error}", work.key);
                 events.into_iter().for_each(|event| self.happened(file, work, event));
             }
-            Remedy::WithdrawAsking => {
-                if self.record(file, SessionEvent::CommitWithdrawn) {
-                    self.context.book.doubt_parts(file);
-                }
+            Remedy::WithdrawAsking => self.parts_refused(file, error),
+        }
+    }
+
+    /// The server refuses to make an object of the parts as we list them. At first it is asked what it has, and sent what
+    /// it lacks; if that is no cure, everything goes to another upload; after that only time can help.
+    fn parts_refused(&mut self, file: FileId, error: crate::store::Error) {
+        if !self.record(file, SessionEvent::CommitWithdrawn) {
+            return;
+        }
+        let Some(job) = self.jobs.get_mut(&file) else { return };
+        job.refusals += 1;
+        match job.refusals {
+            1 => {
+                self.context.book.doubt_parts(file);
+                self.retry(file, error, None);
+            }
+            2 => {
+                self.record(file, SessionEvent::UploadDropped);
+                self.retry(file, error, None);
+            }
+            _ => {
+                self.context.book.doubt_parts(file);
                 self.failed(file, Error::Store(error), None);
             }
         }

@@ -349,6 +349,36 @@ fn an_upload_that_the_server_has_forgotten_is_sent_again() {
 }
 
 #[test]
+fn parts_that_the_server_refuses_are_looked_at_then_sent_anew_then_left_to_time() {
+    for (refusals, requests) in [
+        (1, "1 begin upload, 1 upload status, 4 put part, 2 complete upload"),
+        (2, "2 begin upload, 1 upload status, 8 put part, 3 complete upload, 1 abort upload"),
+    ] {
+        let world = World::new();
+        world.fail(Op::CompleteUpload, When::First(refusals), Action::FailBefore(ErrorKind::Refused));
+        world.live(async |life| {
+            let content = pattern(18, 200 * KIB);
+            let file = life.create("p");
+            file.write(0, &content).unwrap();
+            file.commit().await.unwrap();
+            assert!(world.bytes("p").unwrap() == content);
+            life.writer.drained().await;
+            assert_eq!(world.requests(), requests);
+        });
+    }
+    let world = World::new();
+    world.fail(Op::CompleteUpload, When::Always, Action::FailBefore(ErrorKind::Refused));
+    world.live(async |life| {
+        let file = life.create("p");
+        file.write(0, &pattern(18, 200 * KIB)).unwrap();
+        let error = file.commit().await.unwrap_err();
+        assert!(matches!(&error, Error::Store(error) if error.kind == ErrorKind::Refused), "{error}");
+        assert_eq!((world.faults.count(Op::CompleteUpload), world.faults.count(Op::PutPart)), (3, 8));
+        assert_eq!(life.writer.sessions()[0].state, SessionPhase::Stuck);
+    });
+}
+
+#[test]
 fn a_full_staging_area_refuses_the_write_and_keeps_what_it_has() {
     let mut world = World::new();
     world.staging_bytes_max = ByteSize(64 * KIB);
