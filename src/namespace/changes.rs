@@ -41,16 +41,21 @@ impl Namespace {
 
     /// Removes a file: the object under its key, if there is one, and the name. Returns the inode. Local changes and
     /// uploads on their way are the caller's to give up before. `NotFound`, `IsDirectory`.
+    ///
+    /// Each removal names the version it is meant for, so that one which was held up, or is sent again because its answer
+    /// was lost, cannot meet what was put under the key later.
     pub async fn unlink(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<Ino, Error> {
         let name = Name::from_kernel(name)?;
-        let (ino, key) = {
+        let (ino, object) = {
             let (tree, ino) = self.locate(parent, &name, now).await?;
             tree.require_file(ino)?;
-            (ino, tree.inode(ino)?.is_in_store().then(|| tree.key(ino)).transpose()?)
+            let inode = tree.inode(ino)?;
+            let key = inode.is_in_store().then(|| tree.key(ino)).transpose()?;
+            (ino, key.map(|key| (key, inode.version().cloned())))
         };
         self.keep_directory_without(parent, &name, now).await?;
-        if let Some(key) = key {
-            self.delete(&key).await?;
+        if let Some((key, version)) = object {
+            self.delete_object(&key, version).await?;
         }
         let mut tree = self.tree();
         if tree.last_known(parent, &name)? == Answer::Present(ino) {
@@ -133,7 +138,7 @@ impl Namespace {
         }
         self.keep_directory_without(parent, &name, now).await?;
         if !glimpse.objects.is_empty() {
-            self.delete(&marker).await?;
+            self.delete_marker(&marker).await?;
         }
         let mut tree = self.tree();
         if tree.holds_local(ino) {
@@ -228,8 +233,43 @@ impl Namespace {
         }
     }
 
-    /// Removes an object. Removing twice is removing once, so a lost answer is asked for again.
-    async fn delete(&self, key: &Key) -> Result<(), store::Error> {
+    /// Removes the object under a key: the version known, or where that is not the one, the one that is there.
+    async fn delete_object(&self, key: &Key, known: Option<ETag>) -> Result<(), store::Error> {
+        let look = async || Ok(self.head(key).await?.map(|object| object.id.etag));
+        let mut next = match known {
+            Some(version) => Some(version),
+            None => look().await?,
+        };
+        let mut sent = 0;
+        while let Some(version) = next {
+            sent += 1;
+            let options = DeleteOptions { if_match: Some(version.clone()) };
+            let Err(error) = self.store.delete(key, options).await else { return Ok(()) };
+            match error.kind {
+                ErrorKind::NotFound => return Ok(()),
+                ErrorKind::Precondition if sent < SENDS_MAX => next = look().await?,
+                // What was to be removed is gone, even if another version is there by now.
+                ErrorKind::Ambiguous if sent < SENDS_MAX => {
+                    next = look().await?.filter(|now| *now == version)
+                }
+                ErrorKind::Ambiguous
+                | ErrorKind::Precondition
+                | ErrorKind::NoVolume
+                | ErrorKind::UploadGone
+                | ErrorKind::Unavailable { .. }
+                | ErrorKind::Denied
+                | ErrorKind::TooLarge
+                | ErrorKind::Refused
+                | ErrorKind::Protocol
+                | ErrorKind::Integrity
+                | ErrorKind::Unsupported => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a marker. Removing twice is removing once, so a lost answer is asked for again.
+    async fn delete_marker(&self, key: &Key) -> Result<(), store::Error> {
         let mut sent = 1;
         loop {
             match self.store.delete(key, DeleteOptions::default()).await {

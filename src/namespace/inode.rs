@@ -8,7 +8,7 @@ use crate::namespace::freshness::Freshness;
 use crate::namespace::lookups::References;
 use crate::namespace::names::Name;
 use crate::namespace::{Attr, FileKind, Options};
-use crate::types::{Attributes, Ino, ObjectMeta, UnixTime};
+use crate::types::{Attributes, ETag, Ino, ObjectMeta, UnixTime};
 
 /// Size shown for every directory, in bytes.
 const DIRECTORY_BYTES: u64 = 4096;
@@ -210,6 +210,19 @@ impl Inode {
             },
             Body::Directory(folder) => folder.evidence == Evidence::Store,
         }
+    }
+
+    /// The version under its key, as far as anybody has looked.
+    pub fn version(&self) -> Option<&ETag> {
+        let seen = match &self.body {
+            Body::File(Residence::Remote(seen) | Residence::Local { under: Under::Object(seen), .. }) => seen,
+            Body::File(Residence::Local { under: Under::Nothing | Under::Unknown, .. })
+            | Body::Directory(_) => {
+                return None;
+            }
+        };
+        // An empty one stands for one that nobody has asked for.
+        Some(&seen.meta.id.etag).filter(|version| !version.as_str().is_empty())
     }
 
     /// What `stat` shows.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use super::{World, key};
 use crate::namespace::{Attr, Error, FileKind};
@@ -101,6 +102,27 @@ async fn a_lost_answer_to_unlink_or_mkdir_does_not_matter() {
     assert!(matches!(world.rmdir(Ino::ROOT, "d", 0).await, Err(Error::Store(_))));
     assert_eq!(world.lookup(Ino::ROOT, "d", 0).await.unwrap().ino, d.ino);
     assert_eq!(world.keys().await, ["d/"]);
+}
+
+#[tokio::test]
+async fn a_removal_is_of_one_version() {
+    let world = World::with(&["f"]).await;
+    world.lookup(Ino::ROOT, "f", 0).await.unwrap();
+    world.replace("f", 9).await;
+    world.requests();
+    world.unlink(Ino::ROOT, "f", 0).await.unwrap();
+    assert_eq!((world.keys().await, world.requests()), (vec![], (1, 0, 2)), "whatever is there");
+
+    world.put("f").await;
+    world.lookup(Ino::ROOT, "f", 50).await.unwrap();
+    world.store.add(Rule::on(Op::Delete, Action::FailAfter(ErrorKind::Ambiguous)));
+    world.store.add(Rule::on(Op::Head, Action::Delay(Duration::from_millis(100))));
+    let (removed, ()) = tokio::join!(world.unlink(Ino::ROOT, "f", 50), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.replace("f", 3).await;
+    });
+    removed.unwrap();
+    assert_eq!(world.keys().await, ["f"], "what came after the removal stays");
 }
 
 #[tokio::test]
