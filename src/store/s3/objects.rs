@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method};
 use md5::{Digest, Md5};
 
+use crate::observe::task;
 use crate::store::http::headers;
 use crate::store::http::range::{Asked, Told, exactly, judge};
 use crate::store::http::refusal::Refusal;
@@ -20,10 +21,14 @@ use crate::store::s3::metadata;
 use crate::store::{
     DeleteOptions, Error, ErrorKind, Fetched, GetOptions, Op, Precondition, PutOptions, Result,
 };
-use crate::types::{ETag, Key, ObjectId, ObjectMeta};
+use crate::types::{Crc64, ETag, Key, ObjectId, ObjectMeta};
 
 /// Most keys of one DeleteObjects request.
 const DELETE_KEYS_MAX: usize = 1000;
+
+const CONTENT_MD5: &str = "content-md5";
+/// Most bytes whose MD5 is taken without leaving the task: a tenth of a millisecond.
+const INLINE_MD5_BYTES: usize = 64 << 10;
 
 impl S3Store {
     pub(super) async fn head_object(&self, key: &Key) -> Result<ObjectMeta> {
@@ -85,10 +90,8 @@ impl S3Store {
         };
         let mut headers = self.conditions(Op::Put, key, &options.precondition, honoured).await?;
         metadata::write(key, &options.attributes, options.token.as_ref(), &mut headers);
-        let mut call = Call::new(Op::Put, Method::PUT, Some(key)).headers(headers).body(body);
-        if let Some(crc64) = options.crc64.filter(|_| self.dialect.takes_crc64) {
-            call = call.header(metadata::CRC64, &metadata::write_crc64(crc64));
-        }
+        let call = Call::new(Op::Put, Method::PUT, Some(key)).headers(headers);
+        let call = self.guarded(call, body, options.crc64).await;
         let answer = self
             .client
             .send(&call)
@@ -161,12 +164,13 @@ impl S3Store {
         }
         document.push_str("</Delete>");
         // This one request is refused without a checksum of its body.
-        let digest = STANDARD.encode(Md5::digest(document.as_bytes()));
+        let document = Bytes::from(document);
+        let digest = md5_text(document.clone()).await;
         let call = Call::new(Op::DeleteMany, Method::POST, None)
             .query("delete", "")
-            .header("content-md5", &digest)
+            .header(CONTENT_MD5, &digest)
             .header(http::header::CONTENT_TYPE, "application/xml")
-            .body(Bytes::from(document));
+            .body(document);
         let (_, root) = self.client.send_for_document(&call).await?;
         let failures = root.all("Error").filter_map(|error| {
             let name = error.text_of("Key")?.to_owned();
@@ -181,6 +185,24 @@ impl S3Store {
             Some((name, refusal)).filter(|(_, refusal)| !refusal.is("NoSuchKey"))
         });
         Ok(failures.collect())
+    }
+
+    /// A call with a body, and a checksum by which the server finds out whether the body has arrived as it was sent.
+    pub(super) async fn guarded<'a>(
+        &self,
+        mut call: Call<'a>,
+        body: Bytes,
+        crc64: Option<Crc64>,
+    ) -> Call<'a> {
+        if let Some(crc64) = crc64.filter(|_| self.dialect.takes_crc64) {
+            call = call.header(metadata::CRC64, &metadata::write_crc64(crc64));
+        }
+        // Who does not tell it of an object has most likely not looked at it either.
+        let is_looked_at = crc64.is_some() && self.dialect.takes_crc64 && self.dialect.stores_crc64;
+        if !is_looked_at && !body.is_empty() {
+            call = call.header(CONTENT_MD5, &md5_text(body.clone()).await);
+        }
+        call.body(body)
     }
 
     /// The headers that make a change conditional. Where the server ignores them, the object is looked at instead,
@@ -249,6 +271,17 @@ impl S3Store {
         let detail = format!("the object is now version {}, not {etag}", meta.id.etag);
         Err(Error::on(Op::Get, key, ErrorKind::Precondition, detail))
     }
+}
+
+/// The MD5 of a body as headers carry it.
+async fn md5_text(body: Bytes) -> String {
+    let text = |body: &Bytes| STANDARD.encode(Md5::digest(body));
+    if body.len() <= INLINE_MD5_BYTES {
+        return text(&body);
+    }
+    let moved = body.clone();
+    // It is not done only while the process ends.
+    task::spawn_blocking("md5", move || text(&moved)).await.unwrap_or_else(|_| text(&body))
 }
 
 /// An etag as headers carry it.

@@ -100,6 +100,23 @@ fn part(index: u32) -> PartReceipt {
 }
 
 #[tokio::test]
+async fn a_server_that_knows_no_crc_64_compares_the_md5() {
+    for body in [Bytes::from_static(b"hello"), Bytes::from(vec![7; 100_000])] {
+        let answers = ["200 OK\netag: \"E\"", "200 OK\netag: \"E\""];
+        let dialect = Dialect { put_if_absent: true, ..Dialect::cautious() };
+        let (store, seen) = scripted(Login::Anonymous, dialect, &answers).await;
+        store.put(&key("k"), body.clone(), PutOptions::default()).await.unwrap();
+        let range = ByteRange::new(0, body.len() as u64);
+        let slot = PartSlot { number: PartNumber::from_index(0), range, is_last: true };
+        store.put_part(&upload(), slot, body.clone()).await.unwrap();
+        let digest = if body.len() == 5 { "XUFAKrxLKna5cZ2REBfFkg==" } else { "O0fiy4WtlqkIgHPuQ+gUxg==" };
+        for request in seen.lock().unwrap().iter() {
+            assert!(has_header(request, &format!("content-md5: {digest}")), "{request:.600}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_put_is_one_request_with_all_that_it_must_carry() {
     let (store, seen) = amazon(&["200 OK\netag: \"E\"\ndate: Fri, 20 Nov 2026 07:00:00 GMT"]).await;
     let options = PutOptions {

@@ -79,20 +79,13 @@ impl S3Store {
         body: Bytes,
     ) -> Result<PartReceipt> {
         let len = body.len() as u64;
-        let mut call =
-            about(Op::PutPart, Method::PUT, upload).query("partNumber", slot.number.get().to_string());
+        let call = about(Op::PutPart, Method::PUT, upload).query("partNumber", slot.number.get().to_string());
         if len != slot.range.len() {
             let detail = format!("{len} bytes were given for the {} of this part", slot.range.len());
             return Err(call.error(ErrorKind::Refused, detail));
         }
-        let crc64 = if self.dialect.takes_crc64 {
-            let crc64 = Crc64::of(&body);
-            call = call.header(metadata::CRC64, &metadata::write_crc64(crc64));
-            Some(crc64)
-        } else {
-            None
-        };
-        let call = call.body(body);
+        let crc64 = self.dialect.takes_crc64.then(|| Crc64::of(&body));
+        let call = self.guarded(call, body, crc64).await;
         let answer = match self.client.attempt(&call).await {
             Ok(answer) => answer,
             Err(CallError::Failed(failure))

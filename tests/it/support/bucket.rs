@@ -88,6 +88,12 @@ impl Bucket {
         self.requests().recent().iter().filter(is_it).count() as u64
     }
 
+    /// How often an object of this key was made by one of these operations, answered or not.
+    pub fn made(&self, key: &str, by: &[Operation]) -> u64 {
+        let recent = self.requests().recent();
+        recent.iter().filter(|r| r.key == key && by.contains(&r.operation)).map(|r| r.done).sum()
+    }
+
     /// Uploads begun and neither completed nor aborted.
     pub fn pending_uploads(&self) -> usize {
         self.server().pending_uploads(BUCKET).unwrap().len()

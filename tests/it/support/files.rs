@@ -47,7 +47,10 @@ pub fn forget_pages(file: &File) {
 /// Fails with the place and no flood of bytes when they differ.
 pub fn expect_same(what: &str, at: u64, seen: &[u8], expected: &[u8]) {
     assert_eq!(seen.len(), expected.len(), "{what}: bytes at {at}");
-    if let Some(place) = seen.iter().zip(expected).position(|(seen, expected)| seen != expected) {
+    // Compared as a whole first, which is much faster.
+    if seen != expected
+        && let Some(place) = seen.iter().zip(expected).position(|(seen, expected)| seen != expected)
+    {
         let (other, right) = (seen[place], expected[place]);
         panic!("{what}: byte {} is {other:#04x}, should be {right:#04x} (read from {at})", at + place as u64);
     }

@@ -4,9 +4,12 @@
 //! Written from what users are promised, not from how it is done: errors are what a program gets, objects what the bucket
 //! has, requests and bytes are counted at the server.
 
+mod faults;
 mod requests;
 
 use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::IntoRawFd;
 use std::time::Duration;
 
 use tetherfs::bucket::Operation;
@@ -25,6 +28,27 @@ fn open<B: Served>(rig: &Rig<B>, name: &str) -> File {
 /// Opens a file for appending; it is made when it is not there.
 fn open_to_append<B: Served>(rig: &Rig<B>, name: &str) -> File {
     OpenOptions::new().append(true).create(true).open(rig.path(name)).unwrap()
+}
+
+/// Closes a file and says what that said, which dropping it does not.
+fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor is ours, and nobody uses it after this.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Writes a file anew, as `cp` does.
+fn write<B: Served>(rig: &Rig<B>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(rig.path(name))?;
+    file.write_all(bytes)?;
+    close(file)
+}
+
+/// The error number of what failed.
+fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
 }
 
 /// Fails unless the bucket has this object with these bytes.
