@@ -41,8 +41,8 @@
 //! * `read` and `write` have never heard of an inode, nor of each other. `cache` has never heard of a store.
 //! * `fuse` decides nothing; errno is decided in one match, in `fs::error`.
 //! * No callback waits on the network. No lock is held across a reply or a notification, and none across an await on
-//!   the network but two that say so in `fs`: the gate of one file, and the turn of renames and unlinks. Reads and writes
-//!   take neither.
+//!   the network but two that say so in `fs`: the gate of one file, and the turns of those who change names. Reads and
+//!   writes take neither.
 //! * No byte is served from disk without its checksum having been checked since the file was last changed by anybody and
 //!   the machine booted; no content of an open inode changes but by our own writes; no object is completed unconditionally
 //!   where the server knows conditions, unless the user asked for it (`--on-conflict overwrite`).

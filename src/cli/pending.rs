@@ -129,7 +129,7 @@ pub mod tests {
     /// The inside of a mount with these sessions.
     pub fn inside(sessions: Vec<SessionStatus>) -> Status {
         let kernel = KernelStatus { passthrough: PassthroughStatus::On, read_ahead_kib: Some(1024) };
-        Status { sessions, metrics: Metrics::default().snapshot(), kernel }
+        Status { sessions, moves: Vec::new(), metrics: Metrics::default().snapshot(), kernel }
     }
 
     #[test]

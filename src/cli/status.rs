@@ -13,6 +13,7 @@ use crate::fs::{CommitMode, KernelStatus, PassthroughStatus};
 use crate::mount::{self, MountpointError};
 use crate::observe::{Counter, Gauge, MetricsSnapshot};
 use crate::types::{ByteSize, UnixTime};
+use crate::write::{TreePhase, TreeStatus};
 
 /// Uploads shown one by one; `tetherfs uploads list` shows all.
 const UPLOADS_SHOWN_MAX: usize = 10;
@@ -158,6 +159,7 @@ fn describe(status: &MountStatus, now: UnixTime) -> String {
     };
     lines.push(format!("  {phase} for {}, process {}, {mode}", age(hello.started, now), hello.pid));
     lines.extend(uploads(status, now));
+    lines.extend(status.inside.moves.iter().map(moving));
     let number = |name: &str| status.inside.metrics.0.get(name).copied().unwrap_or(0);
     let cache = number(Gauge::CacheBytes.name());
     let (hits, misses) = (number(Counter::CacheHits.name()), number(Counter::CacheMisses.name()));
@@ -215,6 +217,18 @@ fn uploads(status: &MountStatus, now: UnixTime) -> Vec<String> {
         lines.push(format!("    and {hidden} more, see 'tetherfs uploads list'"));
     }
     lines
+}
+
+/// A directory on its way to another name.
+fn moving(tree: &TreeStatus) -> String {
+    let (source, target) = (printable(&tree.source), printable(&tree.target));
+    let objects = count(usize::try_from(tree.objects).unwrap_or(usize::MAX), "object");
+    let what = match tree.phase {
+        TreePhase::Copying => format!("{objects} copied so far"),
+        TreePhase::Removing => format!("{objects} copied, the old names are being removed"),
+        TreePhase::Undoing => "given up, the copies are being removed".to_owned(),
+    };
+    format!("  moving     {source} to {target}, {what}")
 }
 
 /// What the kernel does for the mount.

@@ -64,7 +64,7 @@ pub enum Answer {
     /// To [`Command::Status`].
     Status(Box<MountStatus>),
     /// To [`Command::Drain`].
-    Drain(DrainProgress),
+    Drain(Box<DrainProgress>),
     /// To [`Command::Unmount`]: the mount is gone and the state directory free.
     Unmounted {
         /// What was left at the end; its sessions go on at the next mount.

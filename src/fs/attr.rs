@@ -53,6 +53,7 @@ impl FileSystem {
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }
+        let _turn = self.turn_beside(ino).await;
         let known = self.attr_of(ino).await?;
         match known.kind {
             FileKind::Directory => self.set_directory_attr(&known, changes).await?,

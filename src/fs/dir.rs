@@ -47,6 +47,7 @@ impl FileSystem {
         }
         let mtime = Some(UnixTime::from(SystemTime::now()));
         let attributes = Attributes { mtime, ..attributes };
+        let _turn = self.turn_beside(parent).await;
         Ok(self.namespace.mkdir(parent, &name, attributes, Instant::now()).await?)
     }
 
@@ -55,6 +56,7 @@ impl FileSystem {
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }
+        let _turn = self.turn(&[parent]).await?;
         Ok(self.namespace.rmdir(parent, &name, Instant::now()).await?)
     }
 }

@@ -52,9 +52,6 @@ pub enum Error {
     /// Not in this way: programs know another one.
     #[error("not supported: {0}")]
     Unsupported(&'static str),
-    /// It has to be done by copying and deleting.
-    #[error("has to be copied")]
-    CrossDevice,
     /// The staging limit is reached.
     #[error("{0}")]
     NoSpace(String),
@@ -97,7 +94,6 @@ impl Error {
             Error::ReadOnly => libc::EROFS,
             Error::NotPermitted(_) => libc::EPERM,
             Error::Unsupported(_) => libc::EOPNOTSUPP,
-            Error::CrossDevice => libc::EXDEV,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Disk { errno, .. } => *errno,
             Error::Denied(_) => libc::EACCES,
@@ -129,8 +125,7 @@ impl Error {
             | Error::Invalid
             | Error::ReadOnly
             | Error::NotPermitted(_)
-            | Error::Unsupported(_)
-            | Error::CrossDevice => false,
+            | Error::Unsupported(_) => false,
         }
     }
 }

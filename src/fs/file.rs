@@ -307,6 +307,23 @@ impl Files {
         self.lock().by_ino.get(&ino).map(|slot| slot.state.clone())
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<FileState>> {
+        self.lock().by_ino.values().map(|slot| slot.state.clone()).collect()
+    }
+
+    /// News that would come about one key come about another.
+    pub(crate) fn carry_keys(&self, renaming: impl Fn(&Key) -> Option<Key>) {
+        let mut table = self.lock();
+        let carried: Vec<(Key, Key)> =
+            table.local_by_key.keys().filter_map(|key| Some((key.clone(), renaming(key)?))).collect();
+        for (before, key) in carried {
+            if let Some(ino) = table.local_by_key.remove(&before) {
+                table.local_by_key.insert(key, ino);
+            }
+        }
+    }
+
     pub(crate) fn by_key(&self, key: &Key) -> Option<Arc<FileState>> {
         let table = self.lock();
         let ino = table.local_by_key.get(key)?;

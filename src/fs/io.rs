@@ -77,6 +77,7 @@ impl FileSystem {
         below: Below,
         change: impl FnOnce(&mut LocalFile) -> Result<()>,
     ) -> Result<()> {
+        let _name_stays = self.switching.read().unwrap_or_else(PoisonError::into_inner);
         // Under the content lock, so that the file cannot be let go between the look and the change.
         let mut content = state.content();
         let was = Before::of(&mut content);

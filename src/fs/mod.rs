@@ -20,13 +20,15 @@
 //!
 //! ## Locks, in the order in which they may be taken
 //!
-//! 1. `FileSystem::renaming` (async): one rename or unlink at a time, for each is several requests on several names.
+//! 1. `FileSystem::turns` (async): whoever changes a name takes one turn for all the directories that it concerns.
 //! 2. `FileState::gate` (async): exchanges a file's content as a whole. Held across awaits. Never two at once.
-//! 3. the table of `file::Files` (sync)
-//! 4. `FileState::content` (sync): which content. Held over local file calls, never across an await.
-//! 5. locks inside `namespace`, `read`, `write` and `kernel`, and the strays of `file::Files`, none of which calls back.
+//! 3. `FileSystem::switching` (sync): read by whoever makes a file local or finds out which object it is, written while
+//!    a directory gets its new name, so that nothing is begun under the old one after that.
+//! 4. the table of `file::Files` (sync)
+//! 5. `FileState::content` (sync): which content. Held over local file calls, never across an await.
+//! 6. locks inside `namespace`, `read`, `write` and `kernel`, and the strays of `file::Files`, none of which calls back.
 //!
-//! Reads and writes take only the fourth. Nothing here waits on the network while a program writes.
+//! Reads take only the fifth, writes the third and fifth. Nothing here waits on the network while a program writes.
 
 mod ahead;
 mod attr;
@@ -43,7 +45,7 @@ mod rename;
 mod status;
 pub mod upkeep;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -55,6 +57,7 @@ use crate::fs::ahead::Ahead;
 use crate::fs::file::{Files, LocalFile};
 use crate::fs::handles::Handles;
 use crate::fs::kernel::{Pages, Passthrough};
+use crate::fs::rename::Turns;
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::{self, Reader};
@@ -113,8 +116,8 @@ pub struct FileSystem {
     metrics: Arc<Metrics>,
     files: Files,
     handles: Handles,
-    /// Renames and unlinks are done one after another: each is several requests on several names.
-    renaming: tokio::sync::Mutex<()>,
+    turns: Arc<Turns>,
+    switching: RwLock<()>,
     invalidator: OnceLock<Arc<dyn Invalidator>>,
     passthrough: Passthrough,
     pages: Pages,
@@ -145,7 +148,8 @@ impl FileSystem {
             handles: Handles::new(metrics.clone()),
             metrics,
             files: Files::default(),
-            renaming: tokio::sync::Mutex::new(()),
+            turns: Arc::default(),
+            switching: RwLock::default(),
             invalidator: OnceLock::new(),
             passthrough,
             pages: Pages::default(),
@@ -158,6 +162,9 @@ impl FileSystem {
     /// Shows what recovery found under its names, and folds the news about uploads in from now on.
     pub fn start(self: &Arc<Self>, recovered: Recovered, events: mpsc::UnboundedReceiver<Event>) {
         recovered.pending.into_iter().for_each(|file| self.show_pending(file));
+        for tree in recovered.trees {
+            task::spawn("move-directory", self.clone().resume_move(tree));
+        }
         task::spawn("fs-events", self.clone().follow(events));
     }
 
@@ -208,7 +215,12 @@ impl FileSystem {
             passthrough: self.passthrough.status(),
             read_ahead_kib: self.read_ahead_kib.get().copied(),
         };
-        Status { sessions: self.writer.sessions(), metrics: self.metrics.snapshot(), kernel }
+        Status {
+            sessions: self.writer.sessions(),
+            moves: self.writer.trees(),
+            metrics: self.metrics.snapshot(),
+            kernel,
+        }
     }
 
     /// Waits until everything acknowledged is in the bucket, or nothing of it can go on.

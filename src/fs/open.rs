@@ -4,7 +4,7 @@ mod inherited;
 mod version;
 
 use std::ffi::{OsStr, OsString};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use crate::fs::error::{Error, Result};
@@ -106,8 +106,9 @@ impl FileSystem {
         let mtime = Some(UnixTime::from(SystemTime::now()));
         let content_type = Some(content_type_of(&name));
         let attributes = Attributes { mtime, content_type, ..attributes };
-        let key = self.namespace.child_key(parent, &name)?;
         let attr = self.namespace.create(parent, &name, attributes.clone(), Instant::now()).await?;
+        let _name_stays = self.switching.read().unwrap_or_else(PoisonError::into_inner);
+        let key = self.namespace.key(attr.ino)?;
         let file = match self.writer.create(key.clone(), Origin::New, Precondition::Absent, attributes) {
             Ok(file) => file,
             Err(error) => {

@@ -1,4 +1,7 @@
-//! rename and unlink of files.
+//! rename and unlink.
+
+mod directory;
+mod turns;
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -6,9 +9,12 @@ use std::time::Instant;
 
 use crate::fs::error::{Error, Result};
 use crate::fs::file::FileState;
+use crate::fs::rename::turns::Claim;
 use crate::fs::{Attr, FileKind, FileSystem};
 use crate::types::{Ino, Key, ObjectMeta};
 use crate::write::{Hold, Precondition};
+
+pub(crate) use turns::{Turn, Turns};
 
 /// What a rename does about a name that is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +38,7 @@ impl FileSystem {
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }
-        let _turn = self.renaming.lock().await;
+        let _turn = self.turn(&[parent]).await?;
         let attr = self.look(&Place { parent, name: name.clone() }).await?;
         if attr.kind == FileKind::Directory {
             return Err(Error::IsDirectory);
@@ -55,11 +61,14 @@ impl FileSystem {
         }
         let from = Place { parent: from.0, name: from.1 };
         let to = Place { parent: to.0, name: to.1 };
-        let _turn = self.renaming.lock().await;
+        let kind = self.look(&from).await?.kind;
+        let turn = match kind {
+            FileKind::File => self.turn(&[from.parent, to.parent]).await?,
+            FileKind::Directory => self.turn_to_move(&from, &to).await?,
+        };
         let source = self.look(&from).await?;
-        if source.kind == FileKind::Directory {
-            // Programs answer this by copying and removing, file by file.
-            return Err(Error::CrossDevice);
+        if source.kind != kind {
+            return Err(Error::Stale("it was replaced while its rename waited".to_owned()));
         }
         let target = match self.look(&to).await {
             Ok(attr) => Some(attr),
@@ -68,11 +77,16 @@ impl FileSystem {
         };
         match (&target, mode) {
             (Some(_), RenameMode::KeepTarget) => return Err(Error::Exists),
-            (Some(attr), RenameMode::Replace) if attr.kind == FileKind::Directory => {
-                return Err(Error::IsDirectory);
-            }
             (Some(attr), RenameMode::Replace) if attr.ino == source.ino => return Ok(()),
-            (Some(_), RenameMode::Replace) | (None, RenameMode::Replace | RenameMode::KeepTarget) => {}
+            (Some(attr), RenameMode::Replace) => match (kind, attr.kind) {
+                (FileKind::File, FileKind::Directory) => return Err(Error::IsDirectory),
+                (FileKind::Directory, FileKind::File) => return Err(Error::NotDirectory),
+                (FileKind::File, FileKind::File) | (FileKind::Directory, FileKind::Directory) => {}
+            },
+            (None, RenameMode::Replace | RenameMode::KeepTarget) => {}
+        }
+        if kind == FileKind::Directory {
+            return self.rename_directory(&from, &to, target.is_some(), turn).await;
         }
         let key = self.namespace.child_key(to.parent, &to.name)?;
         self.namespace.keep_directory(from.parent, &from.name, Instant::now()).await?;
@@ -215,6 +229,47 @@ impl FileSystem {
             file.discard().await?;
         }
         Ok(())
+    }
+
+    /// Waits until nobody else changes names in these directories, or moves one of them.
+    pub(crate) async fn turn(&self, directories: &[Ino]) -> Result<Turn> {
+        let prefixes = || directories.iter().map(|ino| self.namespace.prefix(*ino)).collect::<Result<_, _>>();
+        loop {
+            let claim = Claim::on(prefixes()?);
+            let turn = self.turns.take(claim.clone()).await;
+            // Who came before may have moved one of them.
+            if claim == Claim::on(prefixes()?) {
+                return Ok(turn);
+            }
+        }
+    }
+
+    /// Waits until nobody moves the directory that a file is in, or this directory.
+    pub(crate) async fn turn_beside(&self, ino: Ino) -> Option<Turn> {
+        loop {
+            let prefix = self.namespace.prefix_around(ino)?;
+            let turn = self.turns.take(Claim::within(prefix.clone())).await;
+            if self.namespace.prefix_around(ino).as_ref() == Some(&prefix) {
+                return Some(turn);
+            }
+        }
+    }
+
+    /// Waits until nobody changes anything in or below a directory and the name that it is to get.
+    async fn turn_to_move(&self, from: &Place, to: &Place) -> Result<Turn> {
+        let claim = || {
+            let parents = [from.parent, to.parent].map(|ino| self.namespace.prefix(ino));
+            let parents = parents.into_iter().collect::<Result<_, _>>()?;
+            let trees = vec![self.directory_prefix(from)?, self.directory_prefix(to)?];
+            Ok::<_, Error>(Claim { trees, ..Claim::on(parents) })
+        };
+        loop {
+            let wanted = claim()?;
+            let turn = self.turns.take(wanted.clone()).await;
+            if claim()? == wanted {
+                return Ok(turn);
+            }
+        }
     }
 
     /// Looks a name up without keeping the kernel's count.

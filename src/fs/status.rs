@@ -4,13 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::kernel::PassthroughStatus;
 use crate::observe::MetricsSnapshot;
-use crate::write::SessionStatus;
+use crate::write::{SessionStatus, TreeStatus};
 
 /// What `tetherfs status` shows of the inside.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// Everything that is not in the bucket yet.
     pub sessions: Vec<SessionStatus>,
+    /// Every directory that is being moved.
+    #[serde(default)]
+    pub moves: Vec<TreeStatus>,
     /// All counters and gauges.
     pub metrics: MetricsSnapshot,
     /// What the kernel does for this mount.

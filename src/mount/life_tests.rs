@@ -83,7 +83,8 @@ fn play(recovered: usize) -> Play {
         let clients = waiting.len();
         for request in waiting {
             let metrics = Metrics::default().snapshot();
-            let left = Status { sessions: Vec::new(), metrics, kernel: KernelStatus::default() };
+            let left =
+                Status { sessions: Vec::new(), moves: Vec::new(), metrics, kernel: KernelStatus::default() };
             answer(request, Answer::Unmounted { left });
         }
         clients

@@ -98,7 +98,8 @@ impl Desk {
 
     async fn drain(&self, wait: Duration) -> Answer {
         let is_settled = tokio::time::timeout(wait.min(DRAIN_WAIT_MAX), self.fs.drained()).await.is_ok();
-        Answer::Drain(DrainProgress { is_settled, rates: self.rates(), inside: self.fs.status() })
+        let progress = DrainProgress { is_settled, rates: self.rates(), inside: self.fs.status() };
+        Answer::Drain(Box::new(progress))
     }
 
     async fn cache(&self, command: CacheCommand) -> Answer {

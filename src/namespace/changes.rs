@@ -17,6 +17,13 @@ use crate::types::{Attributes, ETag, Ino, Key, ObjectId, ObjectMeta, UploadToken
 /// Most times that a change is sent because its answer was lost, where sending twice is sending once.
 const SENDS_MAX: u32 = 3;
 
+/// A directory without entries.
+struct Empty {
+    ino: Ino,
+    marker: Key,
+    has_marker: bool,
+}
+
 impl Namespace {
     /// Adds a file that exists only locally so far; counts as one lookup. `Exists` if a name is known to be there
     /// (asks the store when what is known is not fresh).
@@ -119,8 +126,32 @@ impl Namespace {
     /// Removes an empty directory. `NotEmpty` also when it holds keys that are not shown. `NotFound`, `NotDirectory`.
     pub async fn rmdir(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<(), Error> {
         let name = Name::from_kernel(name)?;
+        let Empty { ino, marker, has_marker } = self.require_empty_directory(parent, &name, now).await?;
+        self.keep_directory_without(parent, &name, now).await?;
+        if has_marker {
+            self.delete_marker(&marker).await?;
+        }
+        let mut tree = self.tree();
+        if tree.holds_local(ino) {
+            // The commit of that file brings the directory back.
+            return Err(Error::NotEmpty);
+        }
+        if tree.last_known(parent, &name)? == Answer::Present(ino) {
+            tree.remove(parent, &name, self.fresh_since(now))?;
+        }
+        Ok(())
+    }
+
+    /// Whether an empty directory has a marker. `NotEmpty` also when it holds keys that are not shown. `NotFound`,
+    /// `NotDirectory`.
+    pub async fn require_empty(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<bool, Error> {
+        let name = Name::from_kernel(name)?;
+        Ok(self.require_empty_directory(parent, &name, now).await?.has_marker)
+    }
+
+    async fn require_empty_directory(&self, parent: Ino, name: &Name, now: Instant) -> Result<Empty, Error> {
         let (ino, prefix) = {
-            let (tree, ino) = self.locate(parent, &name, now).await?;
+            let (tree, ino) = self.locate(parent, name, now).await?;
             let prefix = tree.prefix(ino)?;
             let is_there = |child: Ino| {
                 tree.holds_local(child) || tree.inode(child).is_ok_and(|child| child.is_believed(now))
@@ -136,19 +167,7 @@ impl Namespace {
             self.tree().expire(ino);
             return Err(Error::NotEmpty);
         }
-        self.keep_directory_without(parent, &name, now).await?;
-        if !glimpse.objects.is_empty() {
-            self.delete_marker(&marker).await?;
-        }
-        let mut tree = self.tree();
-        if tree.holds_local(ino) {
-            // The commit of that file brings the directory back.
-            return Err(Error::NotEmpty);
-        }
-        if tree.last_known(parent, &name)? == Answer::Present(ino) {
-            tree.remove(parent, &name, self.fresh_since(now))?;
-        }
-        Ok(())
+        Ok(Empty { ino, marker, has_marker: !glimpse.objects.is_empty() })
     }
 
     /// Makes sure that a directory outlives the loss of one of its names: to be called before an object is moved out of

@@ -2,11 +2,13 @@
 //!
 //! Each is stamped, so that what the store was asked before it does not undo it.
 
+mod moves;
+
 use std::time::Instant;
 
 use crate::namespace::Error;
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Inode, Place, Residence, Seen, Under};
+use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Inode, Place, Residence, Seen, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
 use crate::types::{Attributes, ETag, Ino, ObjectId, ObjectMeta};
@@ -37,16 +39,7 @@ impl Tree {
     /// Gives a file local changes, the file and the directories above it being made where they are not known.
     /// `NotDirectory`, `IsDirectory` where the path meets what is known.
     pub fn adopt(&mut self, above: &[Name], name: &Name, state: LocalState) -> Result<Ino, Error> {
-        let mut parent = Ino::ROOT;
-        for part in above {
-            parent = match self.last_known(parent, part)? {
-                Answer::Present(ino) => ino,
-                Answer::Absent | Answer::Unknown => {
-                    let folder = Folder::new(Evidence::LocalFiles, Freshness::Stale);
-                    self.add(parent, part, Body::Directory(folder))?
-                }
-            };
-        }
+        let parent = self.directories(above)?;
         match self.last_known(parent, name)? {
             Answer::Present(ino) => {
                 self.set_local(ino, state)?;

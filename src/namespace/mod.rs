@@ -37,11 +37,12 @@ use std::time::{Duration, Instant};
 
 use crate::namespace::edits::LocalState;
 use crate::namespace::freshness::Freshness;
+use crate::namespace::inode::Place;
 use crate::namespace::names::Name;
 use crate::namespace::tree::{Answer, Tree};
 use crate::observe::Metrics;
 use crate::store::ObjectStore;
-use crate::types::{Attributes, Ino, Key, ObjectMeta, UnixTime};
+use crate::types::{Attributes, Ino, Key, ObjectId, ObjectMeta, UnixTime};
 
 pub use listing::{Directory, Look, Neighbour, Order};
 
@@ -333,6 +334,62 @@ impl Namespace {
         let (name, new_name) = (Name::from_kernel(name)?, Name::from_kernel(new_name)?);
         let absence = self.fresh_since(now);
         self.tree().rename((parent, &name), (new_parent, &new_name), now, absence)
+    }
+
+    /// Moves a directory with everything below it in the tree, over an empty one. The objects are the caller's affair;
+    /// `renaming` says what each is called then. Prefixes as of [`Namespace::prefix`]. `BadName` for others.
+    pub fn rename_directory(
+        &self,
+        source: &str,
+        target: &str,
+        renaming: &dyn Fn(&ObjectId) -> Option<ObjectId>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let ((above, name), (new_above, new_name)) =
+            (names::split_prefix(source)?, names::split_prefix(target)?);
+        let absence = self.fresh_since(now);
+        self.tree().move_directory((&above, &name), (&new_above, &new_name), renaming, absence)
+    }
+
+    /// Notes once more that nothing is under a directory's old name: a listing may have shown what was still there.
+    pub fn forget_directory(&self, prefix: &str, now: Instant) {
+        let forgotten = names::split_prefix(prefix).and_then(|(above, name)| {
+            let mut tree = self.tree();
+            match tree.known_directory(&above)? {
+                Some(parent) => tree.remove(parent, &name, self.fresh_since(now)).map(drop),
+                None => Ok(()),
+            }
+        });
+        if let Err(why) = forgotten {
+            log::debug!("What is known of '{prefix}' is not forgotten: {why}");
+        }
+    }
+
+    /// What is known of the directory with this prefix, and of names in it, is no longer believed.
+    pub fn expire_directory(&self, prefix: &str) {
+        let Ok((above, name)) = names::split_prefix(prefix) else { return };
+        let mut tree = self.tree();
+        if let Ok(Some(parent)) = tree.known_directory(&above) {
+            match tree.last_known(parent, &name) {
+                Ok(Answer::Present(ino)) => tree.expire(ino),
+                Ok(Answer::Absent | Answer::Unknown) | Err(_) => {}
+            }
+        }
+    }
+
+    /// The prefix that all keys below a directory begin with: empty for the root. `Stale`, `NotDirectory`, `NotFound`.
+    pub fn prefix(&self, directory: Ino) -> Result<String, Error> {
+        self.tree().prefix(directory)
+    }
+
+    /// The prefix of a directory, or of the one that a file is in. `None` for what has no name.
+    pub fn prefix_around(&self, ino: Ino) -> Option<String> {
+        let tree = self.tree();
+        match (tree.kind(ino).ok()?, &tree.inode(ino).ok()?.place) {
+            (FileKind::Directory, _) => tree.prefix(ino).ok(),
+            (FileKind::File, Place::Under { parent, .. }) => tree.prefix(*parent).ok(),
+            (FileKind::File, Place::Root | Place::Removed | Place::Vanished) => None,
+        }
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {

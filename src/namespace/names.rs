@@ -85,6 +85,11 @@ pub fn split(key: &Key) -> Result<(Vec<Name>, Name), Error> {
     Ok((names, name))
 }
 
+/// The names of the directories above the one with this prefix, and its own. `BadName` for the root and odd prefixes.
+pub fn split_prefix(prefix: &str) -> Result<(Vec<Name>, Name), Error> {
+    split(&checked(prefix.strip_suffix('/').ok_or(Error::BadName)?)?)
+}
+
 fn checked(text: &str) -> Result<Key, Error> {
     Key::new(text).map_err(|why| match why {
         KeyError::TooLong { .. } => Error::NameTooLong,

@@ -44,8 +44,8 @@ enum Need {
 
 /// A question on its way. Dropped without an answer it was given up.
 #[derive(Debug)]
-pub(super) struct Asking<'a> {
-    tree: &'a Mutex<Tree>,
+pub(super) struct Asking {
+    tree: Arc<Mutex<Tree>>,
     stamp: Option<Stamp>,
 }
 
@@ -102,6 +102,11 @@ impl Namespace {
     /// As [`Namespace::object`], but says only which bytes: enough for reading, and after a listing no request.
     pub async fn version(&self, ino: Ino, now: Instant) -> Result<Option<ObjectId>, Error> {
         Ok(self.object_as_needed(ino, now, Need::Version).await?.map(|meta| meta.id))
+    }
+
+    /// The version as last known, fresh or not. No request. `Stale`.
+    pub fn version_known(&self, ino: Ino) -> Result<Option<ObjectId>, Error> {
+        Ok(last_object(self.tree().inode(ino)?)?.map(|meta| meta.id))
     }
 
     /// As [`Namespace::version`], and pins the inode to the version told. `NotFound` when there is no object yet.
@@ -187,8 +192,8 @@ impl Namespace {
     }
 
     /// Notes that a question is asked now.
-    pub(super) fn asking(&self, tree: &mut Tree) -> Asking<'_> {
-        Asking { tree: &self.tree, stamp: Some(tree.ask()) }
+    pub(super) fn asking(&self, tree: &mut Tree) -> Asking {
+        Asking::begin(&self.tree, tree)
     }
 
     /// Asks the store about a name, whatever is known, and says what is known then.
@@ -326,7 +331,12 @@ impl Namespace {
     }
 }
 
-impl Asking<'_> {
+impl Asking {
+    /// A question is asked now. `locked` is the tree behind its lock.
+    pub(super) fn begin(tree: &Arc<Mutex<Tree>>, locked: &mut Tree) -> Asking {
+        Asking { tree: Arc::clone(tree), stamp: Some(locked.ask()) }
+    }
+
     /// The answer is there, and the tree locked to fold it in. Returns when the question was asked.
     pub(super) fn answered(mut self, tree: &mut Tree) -> Stamp {
         let stamp = self.stamp.take().expect("only this and the drop take it");
@@ -335,10 +345,10 @@ impl Asking<'_> {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Asking {
     fn drop(&mut self) {
         if let Some(stamp) = self.stamp.take() {
-            lock(self.tree).answered(stamp);
+            lock(&self.tree).answered(stamp);
         }
     }
 }

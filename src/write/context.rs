@@ -139,6 +139,18 @@ pub enum Command {
     MoveBegun,
     /// A move is finished.
     MoveEnded,
+    /// Of files below these prefixes nothing is committed from now on.
+    Freeze {
+        /// The prefixes.
+        prefixes: [String; 2],
+    },
+    /// As far as that freeze is concerned, it is again.
+    Thaw {
+        /// The prefixes.
+        prefixes: [String; 2],
+    },
+    /// Files have other names by a directory's move.
+    Carried,
     /// Told when nothing more can be done.
     Drained(oneshot::Sender<()>),
     /// Told when everything has stopped.

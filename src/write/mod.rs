@@ -40,6 +40,8 @@ use crate::write::upload::{Base, Move, MoveState};
 
 pub use context::killpoint::{KillAt, KillAtError, KillPoint};
 pub use file::{Hold, WriteFile};
+pub use rename::tree::Tree;
+pub use upload::{TreeMove, TreePhase};
 
 /// Part of this room's face: what a file's commit expects, and what the errors below hold.
 pub use crate::store::{Error as StoreError, ErrorKind as StoreErrorKind, Precondition};
@@ -212,6 +214,8 @@ pub struct Recovered {
     pub pending: Vec<Arc<WriteFile>>,
     /// Files that were neither flushed nor synced. Not shown under their names.
     pub interrupted: Vec<SessionStatus>,
+    /// Directories on their way to another name, to be gone on with.
+    pub trees: Vec<Tree>,
 }
 
 impl Writer {
@@ -288,6 +292,18 @@ impl Writer {
         rename::rename(&self.context, Move { source, target, replaces, state: MoveState::Intended }).await
     }
 
+    /// Begins to move everything below the prefix `source` to below `target`, where nothing is, but perhaps a marker
+    /// (`onto_marker`). Waits for commits under way below the two; none begins there before what is returned is dropped.
+    /// Finished after a crash.
+    pub async fn move_tree(&self, source: &str, target: &str, onto_marker: bool) -> Result<Tree, Error> {
+        rename::tree::begin(&self.context, TreeMove::new(source, target, onto_marker)).await
+    }
+
+    /// Every directory on its way to another name.
+    pub fn trees(&self) -> Vec<TreeStatus> {
+        rename::tree::statuses(&self.context)
+    }
+
     /// Replaces an object's attributes, its bytes staying as they are.
     pub async fn replace_attributes(
         &self,
@@ -295,6 +311,11 @@ impl Writer {
         attributes: Attributes,
     ) -> Result<ObjectMeta, Error> {
         rename::replace_attributes(&self.context, object, attributes).await
+    }
+
+    /// Longest that a program waits without progress.
+    pub fn close_timeout(&self) -> Duration {
+        self.context.options.close_timeout
     }
 
     /// Waits until every sealed session is in the bucket (interrupted ones excepted) or none can go on.
@@ -338,6 +359,19 @@ pub struct SessionStatus {
     pub since: UnixTime,
     /// The last failure.
     pub last_error: Option<String>,
+}
+
+/// A directory on its way to another name, as an operator sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TreeStatus {
+    /// Its prefix.
+    pub source: String,
+    /// The one it gets.
+    pub target: String,
+    /// How far it is.
+    pub phase: TreePhase,
+    /// Objects copied so far.
+    pub objects: u64,
 }
 
 /// How far a session is.

@@ -84,7 +84,9 @@ pub fn open(
         to_verify: Vec::new(),
     };
     recovery.take_up();
-    let Recovery { jobs, found: recovered, to_verify, .. } = recovery;
+    let Recovery { jobs, found: mut recovered, to_verify, .. } = recovery;
+    // Before the scheduler runs, so that it begins with these frozen.
+    recovered.trees = rename::tree::left(&context);
     task::spawn("scheduler", Scheduler::new(Arc::clone(&context), commanded, jobs).run());
     verify(Arc::clone(&context), to_verify);
     rename::finish_moves(&context);

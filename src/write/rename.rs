@@ -4,6 +4,8 @@
 //! before the copy is asked for. The source is pinned to its version throughout: what another writer puts in its place
 //! is neither copied nor removed.
 
+pub mod tree;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -63,6 +63,8 @@ pub struct Scheduler {
     serial: u64,
     memory: u64,
     moves: usize,
+    /// Prefixes below which nothing is committed, once for each who wants that.
+    frozen: Vec<String>,
     drains: Vec<oneshot::Sender<()>>,
     is_checkpointing: bool,
 }
@@ -89,6 +91,7 @@ impl Scheduler {
             serial: 0,
             memory: 0,
             moves: 0,
+            frozen: Vec::new(),
             drains: Vec::new(),
             is_checkpointing: false,
         };
@@ -207,6 +210,19 @@ impl Scheduler {
                 self.moves -= 1;
                 return;
             }
+            Command::Freeze { prefixes } => {
+                self.frozen.extend(prefixes);
+                return self.touch_all();
+            }
+            Command::Thaw { prefixes } => {
+                for prefix in prefixes {
+                    if let Some(at) = self.frozen.iter().position(|frozen| *frozen == prefix) {
+                        self.frozen.swap_remove(at);
+                    }
+                }
+                return self.touch_all();
+            }
+            Command::Carried => return self.touch_all(),
             Command::Drained(reply) => {
                 self.drains.push(reply);
                 return;
@@ -262,8 +278,19 @@ impl Scheduler {
         }
     }
 
+    fn touch_all(&mut self) {
+        let files: Vec<FileId> = self.jobs.keys().copied().collect();
+        files.into_iter().for_each(|file| self.touch(file));
+    }
+
+    fn is_frozen(&self, key: &Key) -> bool {
+        self.frozen.iter().any(|prefix| key.as_str().starts_with(prefix))
+    }
+
     /// Does what can be done at once for a job, and puts it where it belongs.
     fn touch(&mut self, file: FileId) {
+        let is_frozen = self.context.book.upload(file, |upload| self.is_frozen(&upload.key));
+        self.with_job(file, |job| job.is_frozen = is_frozen == Some(true));
         self.serve_requests(file);
         self.quarantine_damage(file);
         while self.local_step(file) {}

@@ -7,6 +7,7 @@ mod model;
 mod moves;
 mod same;
 mod streams;
+mod trees;
 
 use std::path::Path;
 use std::sync::Arc;

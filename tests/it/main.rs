@@ -13,6 +13,7 @@ mod coherence;
 mod conflict;
 mod conformance;
 mod crash;
+mod directories;
 mod download;
 mod errors;
 mod inherited;

@@ -3,6 +3,7 @@
 //! Everything here is done under the file's gate: only a holder of the gate makes a file open, or local without a handle.
 
 use std::os::fd::AsFd;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::fs::FileSystem;
@@ -115,8 +116,11 @@ impl FileSystem {
         if self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
             return Err(Error::Superseded);
         }
+        let _name_stays = self.switching.read().unwrap_or_else(PoisonError::into_inner);
+        // Pinned it is of one version, whose name may have changed since it was told.
+        let id = self.namespace.version_known(state.ino)?.unwrap_or(object.id);
         let mut content = state.content();
-        content.set_remote(object);
+        content.set_remote(RemoteFile { id, ..object });
         let before = content.pin.replace(pin);
         drop(content);
         drop(before);

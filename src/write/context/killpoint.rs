@@ -56,6 +56,16 @@ points! {
     AfterRenameCopy => "after-rename-copy",
     /// The source of a move is removed, the journal does not know it.
     AfterRenameDelete => "after-rename-delete",
+    /// A directory's move is intended.
+    AfterTreeIntent => "after-tree-intent",
+    /// One object of a directory is copied, the journal does not know it.
+    AfterTreeCopy => "after-tree-copy",
+    /// The journal knows that a page of objects is copied.
+    AfterTreePage => "after-tree-page",
+    /// The journal knows that the directory has its new name, or that it keeps the old one.
+    AfterTreeSwitch => "after-tree-switch",
+    /// A batch of what is left behind is removed.
+    AfterTreeRemoval => "after-tree-removal",
 }
 
 /// At which passage of which point to end the process. For tests. Written `NAME` or `NAME:N`.

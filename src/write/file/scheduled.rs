@@ -7,7 +7,7 @@ use crate::types::{ByteRange, Key, ObjectMeta, RangeSet, SessionId};
 use crate::write::context::outcome::{Outcome, Settled, Trouble};
 use crate::write::file::state::{Standing, damaged, remove_staging, removed};
 use crate::write::staging::Snapshot;
-use crate::write::upload::{Base, FileId, union};
+use crate::write::upload::{Base, FileId, TreeMove, union};
 use crate::write::{Error, WriteFile};
 
 impl WriteFile {
@@ -113,6 +113,28 @@ impl WriteFile {
         (state.key, state.expected) = (key, expected);
         // A conflict about the old name is none about the new one.
         self.outcome.send_modify(|outcome| outcome.last = None);
+    }
+
+    /// A directory was moved. What this file knows of itself, of its base and of its last commit follows, where it is about
+    /// something below.
+    pub fn carried(&self, tree: &TreeMove) {
+        let mut state = self.lock();
+        if let Some(key) = tree.key(&state.key) {
+            (state.expected, state.key) = (tree.expected(&state.key, &state.expected), key);
+        }
+        if let Some(base) = &mut state.base {
+            tree.carry_base(base);
+        }
+        self.outcome.send_if_modified(|outcome| {
+            match &mut outcome.last {
+                Some((_, Settled::Committed(object))) => match tree.object(&object.id) {
+                    Some(id) => object.id = id,
+                    None => return false,
+                },
+                Some((_, Settled::Conflicted { .. } | Settled::Lost(_))) | None => return false,
+            }
+            true
+        });
     }
 
     /// It has no name any more. Its data stay for the handles that are open.

@@ -59,8 +59,7 @@ impl Scheduler {
         let Some(effect) = effects.and_then(|effects| effects.into_iter().find(is_local)) else {
             return false;
         };
-        let is_free =
-            job.flights.is_empty() && job.requests.is_empty() && job.holds == 0 && !job.is_waiting(now);
+        let is_free = job.flights.is_empty() && job.may_commit() && !job.is_waiting(now);
         match effect {
             Effect::Take => self.take(file),
             Effect::Intend(by) => is_free && self.is_first_of_name(file) && self.intend(file, by),

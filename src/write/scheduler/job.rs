@@ -51,6 +51,8 @@ pub struct Job {
     pub is_wanted: bool,
     /// How many want that no commit begins.
     pub holds: u32,
+    /// Whether a directory above it is being moved, so that no commit may begin.
+    pub is_frozen: bool,
     /// What waits until no commit is under way.
     pub requests: Vec<Request>,
     /// Its place among those that can start something.
@@ -151,6 +153,7 @@ impl Job {
             damage: None,
             is_wanted: false,
             holds: 0,
+            is_frozen: false,
             requests: Vec::new(),
             rank: None,
             timer: None,
@@ -179,13 +182,16 @@ impl Job {
             | Effect::Amend
             | Effect::Refuse
             | Effect::Abort(_) => self.flights.is_empty(),
-            Effect::Put | Effect::Copy | Effect::Complete => {
-                self.flights.is_empty() && self.requests.is_empty() && self.holds == 0
-            }
+            Effect::Put | Effect::Copy | Effect::Complete => self.flights.is_empty() && self.may_commit(),
             Effect::Take | Effect::Intend(_) | Effect::Withdraw | Effect::Discontinue | Effect::Resolve => {
                 false
             }
         }
+    }
+
+    /// Whether nobody wants that no commit begins.
+    pub fn may_commit(&self) -> bool {
+        self.requests.is_empty() && self.holds == 0 && !self.is_frozen
     }
 
     /// Whether a commit is under way.

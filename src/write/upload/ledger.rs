@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::store::Precondition;
 use crate::types::{Attributes, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::upload::record::FileOpened;
-use crate::write::upload::{Base, Content, Misfit, Record, Session, SessionEvent, State};
+use crate::write::upload::{
+    Base, Content, Misfit, Record, Session, SessionEvent, State, TreeMove, TreePhase,
+};
 
 /// A file under change, which is also the id of its staging file. Never given out twice in a state directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -62,6 +64,8 @@ pub struct Ledger {
     pub files: BTreeMap<FileId, FileRecord>,
     /// Moves not finished.
     pub moves: BTreeMap<u64, Move>,
+    /// Moves of directories not finished.
+    pub trees: BTreeMap<u64, TreeMove>,
     /// All ids below have been given out.
     pub next_id: u64,
 }
@@ -82,6 +86,7 @@ impl Ledger {
             Record::Progress { file, content } => {
                 let entry = self.files.get_mut(file).ok_or(unknown("progress"))?;
                 entry.progress = Some(content.clone());
+                self.carry(*file);
                 self.next_id = self.next_id.max(content.session.0 + 1);
             }
             Record::Session { file, event } => self.session_event(*file, event)?,
@@ -100,6 +105,30 @@ impl Ledger {
             Record::MoveDone { id } => {
                 self.moves.remove(id).ok_or(unknown("move done"))?;
             }
+            Record::Tree { id, entry } => {
+                self.trees.insert(*id, TreeMove::clone(entry));
+            }
+            Record::TreeIntended { id, source, target, onto_marker } => {
+                self.next_id = self.next_id.max(id + 1);
+                self.trees.insert(*id, TreeMove::new(source, target, *onto_marker));
+            }
+            Record::TreeCopied { id, through, objects, renewed } => {
+                let tree = self.trees.get_mut(id).ok_or(unknown("tree copied"))?;
+                tree.through = Some(through.clone());
+                tree.objects += objects;
+                tree.renewed.extend(renewed.iter().cloned());
+            }
+            Record::TreeSwitched { id } => {
+                let tree = self.trees.get_mut(id).ok_or(unknown("tree switched"))?;
+                tree.phase = TreePhase::Removing;
+                self.files.values_mut().for_each(|entry| tree.carry(entry));
+            }
+            Record::TreeGivenUp { id } => {
+                self.trees.get_mut(id).ok_or(unknown("tree given up"))?.phase = TreePhase::Undoing;
+            }
+            Record::TreeDone { id } => {
+                self.trees.remove(id).ok_or(unknown("tree done"))?;
+            }
         }
         Ok(())
     }
@@ -116,11 +145,17 @@ impl Ledger {
             Record::Closed { file } => self.upload(*file).map(drop).ok_or(unknown("closed")),
             Record::MoveCopied { id, .. } => self.moves.get(id).map(drop).ok_or(unknown("move copied")),
             Record::MoveDone { id } => self.moves.get(id).map(drop).ok_or(unknown("move done")),
+            Record::TreeCopied { id, .. }
+            | Record::TreeSwitched { id }
+            | Record::TreeGivenUp { id }
+            | Record::TreeDone { id } => self.trees.get(id).map(drop).ok_or(unknown("tree")),
             Record::NextId(_)
             | Record::File { .. }
             | Record::Move { .. }
+            | Record::Tree { .. }
             | Record::FileOpened(_)
-            | Record::MoveIntended { .. } => Ok(()),
+            | Record::MoveIntended { .. }
+            | Record::TreeIntended { .. } => Ok(()),
         }
     }
 
@@ -140,6 +175,15 @@ impl Ledger {
             upload: Session::new(opened.key.clone(), opened.expected.clone()),
         };
         self.files.insert(opened.file, entry);
+        self.carry(opened.file);
+    }
+
+    /// What a file says the moment after a directory has been moved may still be in the terms of before.
+    fn carry(&mut self, file: FileId) {
+        if let Some(entry) = self.files.get_mut(&file) {
+            let switched = self.trees.values().filter(|tree| tree.phase == TreePhase::Removing);
+            switched.for_each(|tree| tree.carry(entry));
+        }
     }
 
     fn session_event(&mut self, file: FileId, event: &SessionEvent) -> Result<(), Misfit> {
@@ -149,6 +193,10 @@ impl Ledger {
             self.next_id = self.next_id.max(content.session.0 + 1);
             entry.progress = None;
         }
+        if let SessionEvent::Sealed(_) = event {
+            self.carry(file);
+        }
+        let Some(entry) = self.files.get(&file) else { return Ok(()) };
         if let State::Committed { object, .. } = &entry.upload.state
             && let SessionEvent::Committed(_) | SessionEvent::LookedUp(_) = event
         {
@@ -186,6 +234,8 @@ impl Ledger {
             .map(|(file, entry)| Record::File { file: *file, entry: Box::new(entry.clone()) });
         let moves =
             self.moves.iter().map(|(id, entry)| Record::Move { id: *id, entry: Box::new(entry.clone()) });
-        std::iter::once(Record::NextId(self.next_id)).chain(files).chain(moves).collect()
+        let trees =
+            self.trees.iter().map(|(id, entry)| Record::Tree { id: *id, entry: Box::new(entry.clone()) });
+        std::iter::once(Record::NextId(self.next_id)).chain(files).chain(moves).chain(trees).collect()
     }
 }

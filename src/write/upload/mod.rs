@@ -7,6 +7,7 @@ mod ledger;
 mod plan;
 mod record;
 mod session;
+mod tree;
 
 pub use content::{Base, Change, Content, union};
 pub use ledger::{FileId, FileRecord, Ledger, Move, MoveState};
@@ -15,6 +16,7 @@ pub use record::{FileOpened, Misfit, Record, RecordError};
 pub use session::{
     Answer, CommitBy, Effect, EffectId, Found, Remedy, Reply, Session, SessionEvent, State, Stored,
 };
+pub use tree::{Renewed, TreeMove, TreePhase};
 
 #[cfg(test)]
 mod tests;

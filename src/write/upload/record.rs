@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::Precondition;
 use crate::types::{Attributes, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
-use crate::write::upload::{Base, Content, FileId, FileRecord, Move, SessionEvent};
+use crate::write::upload::{Base, Content, FileId, FileRecord, Move, Renewed, SessionEvent, TreeMove};
 
 const VERSION: u32 = 1;
 
@@ -73,6 +73,50 @@ pub enum Record {
     },
     /// The move is finished or given up.
     MoveDone {
+        /// The move.
+        id: u64,
+    },
+    /// All that is known of a directory's move, in a checkpoint.
+    Tree {
+        /// The move.
+        id: u64,
+        /// What is known.
+        entry: Box<TreeMove>,
+    },
+    /// A directory is to be moved.
+    TreeIntended {
+        /// The move.
+        id: u64,
+        /// Its prefix.
+        source: String,
+        /// Its new prefix.
+        target: String,
+        /// Whether an empty directory with a marker is there.
+        onto_marker: bool,
+    },
+    /// Some of its objects have been copied.
+    TreeCopied {
+        /// The move.
+        id: u64,
+        /// All of them up to this one.
+        through: Key,
+        /// How many these were.
+        objects: u64,
+        /// Those whose copies have another etag, by the key's part behind the prefix.
+        renewed: Vec<(String, Renewed)>,
+    },
+    /// All has been copied: the directory has its new name, and so has every file below it.
+    TreeSwitched {
+        /// The move.
+        id: u64,
+    },
+    /// It cannot be moved: what was copied is to be removed.
+    TreeGivenUp {
+        /// The move.
+        id: u64,
+    },
+    /// Nothing is left to do.
+    TreeDone {
         /// The move.
         id: u64,
     },

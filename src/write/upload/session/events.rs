@@ -10,7 +10,7 @@ use crate::write::upload::session::{
     Answer, CommitBy, Found, Session, SessionEvent, Standing, State, Stored, Transfer, Way, matches,
     needs_amending,
 };
-use crate::write::upload::{Content, Misfit};
+use crate::write::upload::{Content, Misfit, TreeMove};
 
 impl Session {
     /// Folds an event in.
@@ -368,6 +368,22 @@ impl Session {
         self.expected = expected.clone();
         self.contested = None;
         true
+    }
+
+    /// The directory that the file is in, or the one that its base is in, has another name. No commit is under way.
+    pub fn carried(&mut self, tree: &TreeMove) {
+        self.content.iter_mut().chain(&mut self.next).for_each(|content| tree.carry_content(content));
+        if let State::Committed { object, .. } = &mut self.state
+            && let Some(id) = tree.object(&object.id)
+        {
+            object.id = id;
+        }
+        if let Some(key) = tree.key(&self.key) {
+            let (expected, contested) = (tree.expected(&self.key, &self.expected), self.contested.clone());
+            if self.renamed(&key, &expected) {
+                self.contested = contested.and_then(|key| tree.key(&key));
+            }
+        }
     }
 
     fn aborted(&mut self, id: &UploadId) -> bool {
