@@ -1,10 +1,13 @@
-//! An open directory: pages of a listing, fetched as they are asked for.
+//! An open directory: pages of a listing, the next one asked for while the kernel takes the present one.
 //!
 //! What was read stays as it was, so that an offset names the same entry for as long as the directory is open; reading
 //! from the beginning again starts anew. Each page is folded into the tree first and then read from the tree, so that
 //! names changed here since are as they are now. When the store's pages are at their end, names that no page showed and
 //! that are there (local files, and what came meanwhile) follow.
+//!
+//! Of pages that lie behind only the names are kept. Who goes back to one has it asked for again.
 
+mod fetch;
 mod neighbours;
 
 use std::collections::HashSet;
@@ -13,14 +16,19 @@ use std::time::Instant;
 
 use tokio::sync::Mutex as Gate;
 
-use crate::namespace::fold::{Asked, IsFirst};
+use crate::namespace::fold::Asked;
+use crate::namespace::listing::fetch::{Ahead, Fetched, Source};
 use crate::namespace::names::Name;
 use crate::namespace::tree::{Answer, Tree};
-use crate::namespace::{DirEntry, Error, Namespace, Options, lock};
-use crate::store::{self, ErrorKind, ListOptions, Op};
+use crate::namespace::{Attr, DirEntry, Error, Namespace, Options, lock};
 use crate::types::{Ino, ObjectMeta};
 
 pub use neighbours::{Look, Neighbour, Order};
+
+/// Pages that are kept with all that is known of their entries: the one being taken and the one before.
+const FULL_PAGES_MAX: usize = 2;
+/// Entries of a page that comes from the tree, as many as a page of a store has.
+const TREE_PAGE_ENTRIES: usize = 1000;
 
 /// An open directory: a listing that stays the same while it is read.
 #[derive(Debug)]
@@ -34,13 +42,31 @@ pub struct Directory {
 /// What was read so far.
 #[derive(Debug, Default)]
 struct Listing {
-    /// Entry number `n`, counted from 1, is behind offset `n - 1`.
-    pages: Vec<Arc<Vec<DirEntry>>>,
+    /// In order, without gaps. Entry number `n`, counted from 1, is behind offset `n - 1`.
+    pages: Vec<Page>,
     /// Names among `pages`.
     shown: HashSet<Name>,
     cursor: Cursor,
+    ahead: Option<Ahead>,
     /// Inodes of the entries given out last: they stay known until the kernel was told and asks for more.
     held: Vec<Ino>,
+}
+
+#[derive(Debug)]
+struct Page {
+    /// Entries before it.
+    before: u64,
+    /// Where it came from; `None` for what the tree had.
+    source: Option<Source>,
+    content: PageContent,
+}
+
+#[derive(Debug)]
+enum PageContent {
+    /// It was read not long ago.
+    Full(Arc<Vec<DirEntry>>),
+    /// It lies behind. The names by their numbers.
+    Names(Vec<Name>),
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +76,7 @@ enum Cursor {
     /// In the middle of the store's pages.
     Within {
         first: Asked,
-        continuation: String,
+        next: Source,
         doubtful: Vec<(Name, ObjectMeta, Asked)>,
     },
     End,
@@ -68,7 +94,7 @@ impl Namespace {
     /// Entries behind `offset` (0 at first, and to begin anew), at least one unless the end is reached; without `.` and
     /// `..`. Local files are among them. No lookups are counted: for entries handed to the kernel with attributes, call
     /// [`Namespace::remember`] before the next call. Each page of 1,000 entries is one request; none while a complete
-    /// listing is fresh. A directory that was removed has no entries.
+    /// listing is fresh. A directory that was removed has no entries. To be called on the runtime.
     pub async fn read_directory(
         &self,
         directory: &Directory,
@@ -77,21 +103,32 @@ impl Namespace {
     ) -> Result<Arc<Vec<DirEntry>>, Error> {
         let mut listing = directory.listing.lock().await;
         if offset == 0 && !listing.pages.is_empty() {
-            listing.pages.clear();
-            listing.shown.clear();
-            listing.cursor = Cursor::Start;
+            let held = std::mem::take(&mut listing.held);
+            *listing = Listing { held, ..Listing::default() };
         }
+        let mut behind = offset;
         loop {
-            if let Some(entries) = listing.behind(offset) {
-                directory.hold_only(&mut listing, &entries);
-                return Ok(entries);
-            }
-            if matches!(listing.cursor, Cursor::End) {
-                return Ok(Arc::default());
-            }
-            match self.read_page(directory, &mut listing, now).await {
-                Err(Error::NotFound) => listing.cursor = Cursor::End,
-                read => read?,
+            match listing.page_behind(behind) {
+                Some(at) => {
+                    let entries = match &listing.pages[at].content {
+                        PageContent::Full(entries) => Arc::clone(entries),
+                        PageContent::Names(_) => self.read_again(directory, &mut listing, at, now).await?,
+                    };
+                    let skipped = entries.partition_point(|entry| entry.next_offset <= behind);
+                    if skipped < entries.len() {
+                        let entries =
+                            if skipped == 0 { entries } else { Arc::new(entries[skipped..].to_vec()) };
+                        directory.hold_only(&mut listing, &entries);
+                        return Ok(entries);
+                    }
+                    // All that was behind the offset on this page is gone.
+                    behind = listing.pages[at].end();
+                }
+                None if matches!(listing.cursor, Cursor::End) => return Ok(Arc::default()),
+                None => match self.read_page(directory, &mut listing, now).await {
+                    Err(Error::NotFound) => listing.cursor = Cursor::End,
+                    read => read?,
+                },
             }
         }
     }
@@ -103,7 +140,7 @@ impl Namespace {
         listing: &mut Listing,
         now: Instant,
     ) -> Result<(), Error> {
-        let (prefix, asking) = {
+        let prefix = {
             let mut tree = self.tree();
             tree.sweep(now);
             let folder = tree.folder(directory.ino)?;
@@ -112,47 +149,77 @@ impl Namespace {
                 listing.cursor = Cursor::End;
                 return Ok(());
             }
-            (tree.prefix(directory.ino)?, self.asking(&mut tree))
+            tree.prefix(directory.ino)?
         };
-        let continuation = match &listing.cursor {
-            Cursor::Start | Cursor::End => None,
-            Cursor::Within { continuation, .. } => Some(continuation.clone()),
+        let source = match &listing.cursor {
+            Cursor::Within { next, .. } if next.prefix == prefix => next.clone(),
+            // Where it was moved meanwhile, the store is read from the beginning; names are still shown once.
+            Cursor::Within { .. } | Cursor::Start | Cursor::End => {
+                listing.cursor = Cursor::Start;
+                Source { prefix, continuation: None }
+            }
         };
-        let options = ListOptions {
-            prefix: prefix.clone(),
-            by_directory: true,
-            continuation: continuation.clone(),
-            ..ListOptions::default()
+        let fetched = match listing.ahead.take() {
+            Some(ahead) if ahead.source == source => ahead.arrived().await,
+            Some(_) | None => None,
         };
-        let mut page = self.store.list(options).await?;
-        let next = page.next.take();
-        if next.is_some() && next == continuation {
-            let detail = "a page of a listing names itself as the next one";
-            return Err(store::Error::of(Op::List, ErrorKind::Protocol, detail).into());
+        let fetched = match fetched {
+            Some(fetched) => fetched,
+            None => match self.fetch(directory.ino, source.clone(), now).await {
+                // It was moved meanwhile: the caller begins again.
+                Err(Error::Stale) if self.prefix(directory.ino)? != source.prefix => return Ok(()),
+                fetched => fetched?,
+            },
+        };
+        let Fetched { entries, mut news, asked, next } = fetched;
+        if let Some(next) = &next {
+            listing.ahead = Some(self.fetch_ahead(directory.ino, next.clone(), now));
         }
 
         let mut tree = self.tree();
-        let asked = Asked { stamp: asking.answered(&mut tree), fresh: self.fresh_since(now) };
-        let (first, mut doubtful, is_first) = match std::mem::take(&mut listing.cursor) {
-            Cursor::Start | Cursor::End => (asked, Vec::new(), IsFirst::Yes),
-            Cursor::Within { first, doubtful, .. } => (first, doubtful, IsFirst::No),
+        let (first, mut doubtful) = match std::mem::take(&mut listing.cursor) {
+            Cursor::Start | Cursor::End => (asked, Vec::new()),
+            Cursor::Within { first, doubtful, .. } => (first, doubtful),
         };
-        let mut told = tree.fold_page(directory.ino, page, asked, is_first)?;
-        doubtful.append(&mut told.doubtful);
-        let again = listing.show(&tree, directory.ino, &told.names, &self.options)?;
-        self.hidden.note_odd_keys(told.odd_keys, &prefix);
+        doubtful.append(&mut news.doubtful);
+        let again = listing.show(&tree, directory.ino, entries, Some(&source), &self.options)?;
+        self.hidden.note_odd_keys(news.odd_keys, &source.prefix);
         // A name shown before as a file and now found to be a directory.
-        self.hidden.note_collisions(told.collisions + again, &prefix);
+        self.hidden.note_collisions(news.collisions + again, &source.prefix);
         listing.cursor = match next {
-            Some(continuation) => Cursor::Within { first, continuation, doubtful },
+            Some(next) => Cursor::Within { first, next, doubtful },
             None => {
                 let collisions = tree.fold_end(directory.ino, first, doubtful)?;
-                self.hidden.note_collisions(collisions, &prefix);
+                self.hidden.note_collisions(collisions, &source.prefix);
                 listing.show_rest(&tree, directory.ino, &self.options)?;
                 Cursor::End
             }
         };
         Ok(())
+    }
+
+    /// Reads a page that lies behind once more: those of its entries that are still there, under their numbers.
+    async fn read_again(
+        &self,
+        directory: &Directory,
+        listing: &mut Listing,
+        at: usize,
+        now: Instant,
+    ) -> Result<Arc<Vec<DirEntry>>, Error> {
+        if let Some(source) = listing.pages[at].source.clone() {
+            self.fetch(directory.ino, source, now).await?;
+        }
+        let Page { before, content, .. } = &mut listing.pages[at];
+        let PageContent::Names(names) = content else { unreachable!("the caller looked") };
+        let tree = self.tree();
+        let mut entries = Vec::with_capacity(names.len());
+        for (name, next_offset) in names.iter().zip(*before + 1..) {
+            if let Answer::Present(ino) = tree.last_known(directory.ino, name)? {
+                let attr = tree.inode(ino)?.attr(&self.options);
+                entries.push(DirEntry { name: name.as_str().to_owned(), next_offset, attr });
+            }
+        }
+        Ok(Arc::new(entries))
     }
 }
 
@@ -178,47 +245,77 @@ impl Drop for Directory {
     }
 }
 
-impl Listing {
-    /// The entries behind an offset, as far as they were read.
-    fn behind(&self, offset: u64) -> Option<Arc<Vec<DirEntry>>> {
-        let is_before =
-            |page: &Arc<Vec<DirEntry>>| page.last().is_some_and(|last| last.next_offset <= offset);
-        let page = self.pages.get(self.pages.partition_point(is_before))?;
-        let skipped = page.partition_point(|entry| entry.next_offset <= offset);
-        Some(if skipped == 0 { Arc::clone(page) } else { Arc::new(page[skipped..].to_vec()) })
+impl Page {
+    /// The number of its last entry.
+    fn end(&self) -> u64 {
+        match &self.content {
+            PageContent::Full(entries) => entries.last().map_or(self.before, |last| last.next_offset),
+            PageContent::Names(names) => self.before + names.len() as u64,
+        }
     }
 
-    /// Adds a page of those names that are there. Returns how many were shown before.
-    fn show(&mut self, tree: &Tree, directory: Ino, names: &[Name], options: &Options) -> Result<u64, Error> {
+    /// Keeps no more than the names.
+    fn fold_up(&mut self) {
+        if let PageContent::Full(entries) = &self.content {
+            let name = |entry: &DirEntry| Name::from_part(&entry.name).expect("it was made from a name");
+            self.content = PageContent::Names(entries.iter().map(name).collect());
+        }
+    }
+}
+
+impl Listing {
+    /// The page that has the entry behind an offset, as far as they were read.
+    fn page_behind(&self, offset: u64) -> Option<usize> {
+        let at = self.pages.partition_point(|page| page.end() <= offset);
+        (at < self.pages.len()).then_some(at)
+    }
+
+    /// Adds a page of those entries that are there. Returns how many were shown before.
+    fn show(
+        &mut self,
+        tree: &Tree,
+        directory: Ino,
+        entries: Vec<(Name, Attr)>,
+        source: Option<&Source>,
+        options: &Options,
+    ) -> Result<u64, Error> {
         let mut again = 0;
-        let mut offset = self.pages.last().and_then(|page| page.last()).map_or(0, |entry| entry.next_offset);
-        let mut page = Vec::with_capacity(names.len());
-        for name in names {
-            if let Answer::Present(ino) = tree.last_known(directory, name)? {
-                if self.shown.insert(name.clone()) {
-                    offset += 1;
-                    let attr = tree.inode(ino)?.attr(options);
-                    page.push(DirEntry { name: name.as_str().to_owned(), next_offset: offset, attr });
-                } else {
-                    again += 1;
-                }
+        let before = self.pages.last().map_or(0, Page::end);
+        let mut page = Vec::with_capacity(entries.len());
+        for (name, listed) in entries {
+            let attr = match tree.last_known(directory, &name)? {
+                Answer::Present(ino) => tree.inode(ino)?.attr(options),
+                // It was dropped to save memory since the page came.
+                Answer::Unknown => listed,
+                Answer::Absent => continue,
+            };
+            if self.shown.insert(name.clone()) {
+                let next_offset = before + page.len() as u64 + 1;
+                page.push(DirEntry { name: name.as_str().to_owned(), next_offset, attr });
+            } else {
+                again += 1;
             }
         }
         if !page.is_empty() {
-            self.pages.push(Arc::new(page));
+            if let Some(behind) = self.pages.len().checked_sub(FULL_PAGES_MAX - 1) {
+                self.pages[..behind].iter_mut().rev().take(1).for_each(Page::fold_up);
+            }
+            let content = PageContent::Full(Arc::new(page));
+            self.pages.push(Page { before, source: source.cloned(), content });
         }
         Ok(again)
     }
 
-    /// Adds a page of every name that is there and was not shown.
+    /// Adds pages of every name that is there and was not shown.
     fn show_rest(&mut self, tree: &Tree, directory: Ino, options: &Options) -> Result<(), Error> {
-        let names: Vec<Name> = tree
-            .folder(directory)?
-            .children()
-            .map(|(name, _)| name.clone())
-            .filter(|name| !self.shown.contains(name))
-            .collect();
-        self.show(tree, directory, &names, options)?;
+        let rest = tree.folder(directory)?.children().filter(|(name, _)| !self.shown.contains(*name));
+        let mut rest = rest
+            .map(|(name, ino)| Ok((name.clone(), tree.inode(ino)?.attr(options))))
+            .collect::<Result<Vec<_>, Error>>()?;
+        while !rest.is_empty() {
+            let later = rest.split_off(TREE_PAGE_ENTRIES.min(rest.len()));
+            self.show(tree, directory, std::mem::replace(&mut rest, later), None, options)?;
+        }
         Ok(())
     }
 }

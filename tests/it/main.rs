@@ -18,6 +18,7 @@ mod download;
 mod errors;
 mod inherited;
 mod lengths;
+mod listings;
 mod mount;
 mod names;
 mod operator;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::World;
 use crate::namespace::{DirEntry, FileKind, HiddenNames};
-use crate::types::{Attributes, Ino};
+use crate::types::{Attributes, Ino, Key, ObjectId};
 
 async fn many(count: usize) -> World {
     let keys: Vec<String> = (0..count).map(|n| format!("{n:04}")).collect();
@@ -86,6 +86,65 @@ async fn an_offset_names_the_same_entry_as_long_as_the_directory_is_open() {
     assert_eq!(behind[0].name, "0005");
     let anew = world.names.read_directory(&directory, 0, world.at(30)).await.unwrap();
     assert_eq!(anew[0].name, "0002");
+}
+
+#[tokio::test]
+async fn going_back_far_finds_the_entries_that_are_left_under_their_offsets() {
+    let world = many(5_500).await;
+    let directory = world.names.open_directory(Ino::ROOT).unwrap();
+    let mut offset = 0;
+    loop {
+        let page = world.names.read_directory(&directory, offset, world.at(0)).await.unwrap();
+        let Some(last) = page.last() else { break };
+        offset = last.next_offset;
+    }
+    assert_eq!(offset, 5_500);
+    for n in (0..1_000).chain(1_500..2_000) {
+        world.unlink(Ino::ROOT, &format!("{n:04}"), 0).await.unwrap();
+    }
+    world.delete("4321").await;
+    world.put("0000-new").await;
+    world.put("1700-new").await;
+    for (behind, next) in
+        [(1, 1_000), (999, 1_000), (1_234, 1_234), (1_499, 1_499), (1_500, 2_000), (5_499, 5_499)]
+    {
+        let page = world.names.read_directory(&directory, behind, world.at(30)).await.unwrap();
+        assert_eq!((page[0].name.as_str(), page[0].next_offset), (format!("{next:04}").as_str(), next + 1));
+    }
+    assert!(world.names.read_directory(&directory, 5_500, world.at(30)).await.unwrap().is_empty());
+    world.names.tree().check_invariants();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_moved_while_it_is_read_is_read_to_its_end() {
+    let keys: Vec<String> = (0..2_500).map(|n| format!("old/{n:04}")).collect();
+    let world = World::with(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let old = world.lookup(Ino::ROOT, "old", 0).await.unwrap();
+    let directory = world.names.open_directory(old.ino).unwrap();
+    let mut shown = Vec::new();
+    for step in 0.. {
+        let page = world.names.read_directory(&directory, shown.len() as u64, world.at(0)).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        shown.extend(page.iter().map(|entry| entry.name.clone()));
+        if step == 0 {
+            for key in &keys {
+                world.put(&key.replace("old", "new")).await;
+                world.delete(key).await;
+            }
+            let renaming = |object: &ObjectId| {
+                let key = Key::new(&object.key.as_str().replace("old/", "new/")).ok()?;
+                Some(ObjectId { key, ..object.clone() })
+            };
+            world.names.rename_directory("old/", "new/", &renaming, world.at(0)).unwrap();
+            world.names.tree().check_invariants();
+        }
+    }
+    let unique: HashSet<&String> = shown.iter().collect();
+    assert_eq!((shown.len(), unique.len()), (2_500, 2_500));
+    assert_eq!(world.lookup(Ino::ROOT, "new", 0).await.unwrap().ino, old.ino);
+    assert!(world.lookup(Ino::ROOT, "old", 0).await.is_err());
 }
 
 #[tokio::test]
