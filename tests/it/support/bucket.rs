@@ -158,11 +158,6 @@ impl Bucket {
         self.client().delete(key);
     }
 
-    /// All keys, however many, without a request.
-    pub fn all_keys(&self) -> Vec<String> {
-        self.server().keys(BUCKET).unwrap()
-    }
-
     /// All keys (up to 1,000), as a foreign client lists them.
     pub fn keys(&self) -> Vec<String> {
         self.client().keys()
