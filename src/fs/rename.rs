@@ -12,7 +12,7 @@ use crate::fs::file::FileState;
 use crate::fs::rename::turns::Claim;
 use crate::fs::{Attr, FileKind, FileSystem};
 use crate::types::{Ino, Key, ObjectMeta};
-use crate::write::{Hold, Precondition};
+use crate::write::{Hold, Precondition, Replaces};
 
 pub(crate) use turns::{Turn, Turns};
 
@@ -140,11 +140,12 @@ impl FileSystem {
         key: Key,
     ) -> Result<Option<ObjectMeta>> {
         let Some(target) = target else {
-            return self.move_held(state, Precondition::Absent, key).await;
+            return self.move_held(state, Precondition::Absent.into(), key).await;
         };
         let _hold = self.hold(target).await?;
         let replaced = self.namespace.version(target.ino, Instant::now()).await?;
         let replaces = replaced.map_or(Precondition::Absent, |object| Precondition::Matches(object.etag));
+        let replaces = Replaces::new(replaces, target.local().as_deref());
         target.content().is_removed = true;
         let moved = self.move_held(state, replaces, key).await;
         match &moved {
@@ -154,12 +155,7 @@ impl FileSystem {
         moved
     }
 
-    async fn move_held(
-        &self,
-        state: &FileState,
-        replaces: Precondition,
-        key: Key,
-    ) -> Result<Option<ObjectMeta>> {
+    async fn move_held(&self, state: &FileState, replaces: Replaces, key: Key) -> Result<Option<ObjectMeta>> {
         let local = state.local();
         let hold = self.hold(state).await?;
         let in_bucket = self.namespace.version(state.ino, Instant::now()).await?;

@@ -103,6 +103,8 @@ pub enum Command {
         key: Key,
         /// What must be there.
         expected: Precondition,
+        /// The file that has the name.
+        over: Option<FileId>,
         /// Told when it is so.
         reply: Reply,
     },

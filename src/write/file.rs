@@ -28,7 +28,7 @@ use crate::write::file::state::{
 };
 use crate::write::staging::{Snapshot, Staging, StagingError};
 use crate::write::upload::{Base, Content, FileId, FileOpened, Record, SessionEvent};
-use crate::write::{Error, Piece};
+use crate::write::{Error, Piece, Replaces};
 
 pub use hold::Hold;
 pub use state::{local_error, stopped};
@@ -255,12 +255,17 @@ impl WriteFile {
         self.lock().is_dirty
     }
 
+    /// Its id in the journal while it has changes.
+    pub(in crate::write) fn id(&self) -> Option<FileId> {
+        match &self.lock().standing {
+            Standing::Live(id, _) => Some(*id),
+            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => None,
+        }
+    }
+
     /// Whether anything sealed is not yet in the bucket.
     pub fn is_pending(&self) -> bool {
-        let id = match &self.lock().standing {
-            Standing::Live(id, _) => *id,
-            Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => return false,
-        };
+        let Some(id) = self.id() else { return false };
         self.context.book.upload(id, |upload| upload.is_pending()).unwrap_or(false)
     }
 
@@ -342,7 +347,8 @@ impl WriteFile {
     /// The file has another name from now on; what is on its way under the old one is taken back or, if already
     /// committed, was committed by an [`crate::write::Event::Committed`] before this returns. Waits no longer than
     /// the close timeout for a commit whose answer is not known; then nothing has changed.
-    pub async fn rename(&self, key: Key, expected: Precondition) -> Result<(), Error> {
+    pub async fn rename(&self, key: Key, replaces: impl Into<Replaces>) -> Result<(), Error> {
+        let Replaces { expected, over } = replaces.into();
         let id = {
             let mut state = self.lock();
             match &state.standing {
@@ -353,7 +359,7 @@ impl WriteFile {
                 }
             }
         };
-        self.ask(|reply| Command::Rename { file: id, key, expected, reply }).await
+        self.ask(|reply| Command::Rename { file: id, key, expected, over, reply }).await
     }
 
     /// The object that shows through was moved to another key (by [`crate::write::Writer::rename`]); its bytes are the

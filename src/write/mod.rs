@@ -36,7 +36,7 @@ use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::context::{Command, Context, GiveUpBy};
 use crate::write::file::{Beginning, Left};
-use crate::write::upload::{Base, Move, MoveState};
+use crate::write::upload::{Base, FileId, Move, MoveState};
 
 pub use context::killpoint::{KillAt, KillAtError, KillPoint};
 pub use file::{Hold, WriteFile};
@@ -92,6 +92,27 @@ pub enum Origin {
     /// An object that has been emptied. Nothing of it shows through, and the file is dirty at once; but what is written
     /// as it was before need not be sent.
     Emptied(ObjectId),
+}
+
+/// What a name has that is given to another content.
+#[derive(Clone, Debug)]
+pub struct Replaces {
+    expected: Precondition,
+    over: Option<FileId>,
+}
+
+impl Replaces {
+    /// What must be there in the bucket, and the file that has the name, if there are changes of it: they are given up
+    /// in one step with the change of the name, so that no crash can bring them back.
+    pub fn new(expected: Precondition, file: Option<&WriteFile>) -> Replaces {
+        Replaces { expected, over: file.and_then(WriteFile::id) }
+    }
+}
+
+impl From<Precondition> for Replaces {
+    fn from(expected: Precondition) -> Replaces {
+        Replaces { expected, over: None }
+    }
 }
 
 impl Origin {
@@ -280,16 +301,17 @@ impl Writer {
         Ok(file)
     }
 
-    /// Moves an object under another key, finished after a crash. `replaces` is what must be under the target.
+    /// Moves an object under another key, finished after a crash.
     /// With [`Error::Timeout`] the move has not happened, or its answer is still looked for and it may yet.
     pub async fn rename(
         &self,
         source: &ObjectId,
         target: &Key,
-        replaces: Precondition,
+        replaces: impl Into<Replaces>,
     ) -> Result<ObjectMeta, Error> {
-        let (source, target) = (source.clone(), target.clone());
-        rename::rename(&self.context, Move { source, target, replaces, state: MoveState::Intended }).await
+        let Replaces { expected: replaces, over } = replaces.into();
+        let (source, target, state) = (source.clone(), target.clone(), MoveState::Intended);
+        rename::rename(&self.context, Move { source, target, replaces, over, state }).await
     }
 
     /// Begins to move everything below the prefix `source` to below `target`, where nothing is, but perhaps a marker

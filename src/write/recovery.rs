@@ -207,7 +207,7 @@ impl Recovery<'_> {
             // The user has changed his mind: the conflict is met, and settled, once more.
             OnConflict::KeepBoth | OnConflict::Overwrite => {
                 let (key, expected) = (entry.upload.key.clone(), entry.upload.expected.clone());
-                if self.recorded(file, SessionEvent::Renamed { key, expected }) {
+                if self.recorded(file, SessionEvent::Renamed { key, expected, over: None }) {
                     self.pending(file, entry, content);
                 }
             }

@@ -28,8 +28,8 @@ type Answer = oneshot::Sender<Result<ObjectMeta, Error>>;
 /// Moves an object. The move goes on when nobody waits for it any more.
 pub async fn rename(context: &Arc<Context>, plan: Move) -> Result<ObjectMeta, Error> {
     let id = context.book.next_id();
-    let Move { source, target, replaces, state: _ } = plan;
-    let position = context.book.record(&Record::MoveIntended { id, source, target, replaces })?;
+    let Move { source, target, replaces, over, state: _ } = plan;
+    let position = context.book.record(&Record::MoveIntended { id, source, target, replaces, over })?;
     let synced = Arc::clone(context);
     let synced = task::spawn_blocking("sync", move || synced.book.sync(position)).await;
     if let Err(error) = synced.map_err(|_| stopped()).and_then(|result| result) {

@@ -171,8 +171,8 @@ impl Scheduler {
                 self.with_job(file, |job| job.not_before = None);
                 file
             }
-            Command::Rename { file, key, expected, reply } => {
-                self.request(file, Request::Rename { key, expected, reply });
+            Command::Rename { file, key, expected, over, reply } => {
+                self.request(file, Request::Rename { key, expected, over, reply });
                 file
             }
             Command::Hold { file, reply } => {

@@ -196,8 +196,8 @@ impl Scheduler {
 
     fn serve(&mut self, file: FileId, request: Request) {
         let event = match &request {
-            Request::Rename { key, expected, .. } => {
-                SessionEvent::Renamed { key: key.clone(), expected: expected.clone() }
+            Request::Rename { key, expected, over, .. } => {
+                SessionEvent::Renamed { key: key.clone(), expected: expected.clone(), over: *over }
             }
             Request::GiveUp { .. } => SessionEvent::GivenUp,
             Request::Hold { .. } => return self.hold(file, request),

@@ -96,6 +96,8 @@ pub enum Request {
         key: Key,
         /// What must be there.
         expected: Precondition,
+        /// The file that has the name.
+        over: Option<FileId>,
         /// Told when it is so.
         reply: Reply,
     },

@@ -3,8 +3,8 @@
 use crate::store::wrap::{Action, When};
 use crate::store::{ErrorKind, Op, Precondition};
 use crate::types::{Attributes, UnixTime};
-use crate::write::Error;
-use crate::write::tests::{NOT_NOW, World, key};
+use crate::write::tests::{NOT_NOW, World, copies_of, key};
+use crate::write::{Error, Replaces};
 
 #[test]
 fn a_move_is_a_copy_and_a_delete() {
@@ -129,6 +129,38 @@ fn attributes_are_replaced_once() {
             world.put("a", b"theirs!").await;
             let error = life.writer.replace_attributes(&amended.id, wanted).await.unwrap_err();
             assert!(matches!(error, Error::Conflict { .. }), "{error}");
+        });
+    }
+}
+
+#[test]
+fn what_a_rename_replaced_does_not_come_back_when_the_process_dies_right_after_it() {
+    // Another file's changes get the name, or an object does.
+    for is_object in [false, true] {
+        let world = World::new();
+        world.fail(Op::Put, When::Always, Action::FailBefore(NOT_NOW));
+        world.live(async |life| {
+            let old = life.create("name");
+            old.write(0, b"replaced").unwrap();
+            old.sync().await.unwrap();
+            let replaces = Replaces::new(Precondition::Absent, Some(&*old));
+            if is_object {
+                let there = world.put("other", b"wanted").await;
+                life.writer.rename(&there.id, &key("name"), replaces).await.unwrap();
+            } else {
+                let new = life.create("other");
+                new.write(0, b"wanted").unwrap();
+                new.sync().await.unwrap();
+                new.rename(key("name"), replaces).await.unwrap();
+            }
+        });
+        world.faults.clear();
+        world.live(async |life| {
+            let shown = life.recovered.pending.iter().filter(|file| file.key() == key("name")).count();
+            assert_eq!(shown, usize::from(!is_object), "the replaced one is gone");
+            life.writer.drained().await;
+            assert_eq!(world.bytes("name").unwrap(), b"wanted");
+            assert_eq!((world.bytes("other"), copies_of(&world, "name").await.len()), (None, 0));
         });
     }
 }

@@ -43,6 +43,9 @@ pub struct Move {
     pub target: Key,
     /// What must be under that key.
     pub replaces: Precondition,
+    /// The file that has that key, if it is under change: given up once the copy is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<FileId>,
     /// How far it is.
     pub state: MoveState,
 }
@@ -93,14 +96,17 @@ impl Ledger {
             Record::Closed { file } => {
                 self.files.remove(file).ok_or(unknown("closed"))?;
             }
-            Record::MoveIntended { id, source, target, replaces } => {
+            Record::MoveIntended { id, source, target, replaces, over } => {
                 self.next_id = self.next_id.max(id + 1);
                 let (source, target, replaces) = (source.clone(), target.clone(), replaces.clone());
-                self.moves.insert(*id, Move { source, target, replaces, state: MoveState::Intended });
+                let state = MoveState::Intended;
+                self.moves.insert(*id, Move { source, target, replaces, over: *over, state });
             }
             Record::MoveCopied { id, object } => {
                 let entry = self.moves.get_mut(id).ok_or(unknown("move copied"))?;
                 entry.state = MoveState::Copied(object.clone());
+                let (over, target) = (entry.over, entry.target.clone());
+                self.replaced(over, &target)?;
             }
             Record::MoveDone { id } => {
                 self.moves.remove(id).ok_or(unknown("move done"))?;
@@ -189,6 +195,9 @@ impl Ledger {
     fn session_event(&mut self, file: FileId, event: &SessionEvent) -> Result<(), Misfit> {
         let entry = self.files.get_mut(&file).ok_or(Misfit { what: event.name(), state: "unknown" })?;
         entry.upload.apply(event)?;
+        if let SessionEvent::Renamed { key, over, .. } = event {
+            return self.replaced(*over, key);
+        }
         if let SessionEvent::Sealed(content) = event {
             self.next_id = self.next_id.max(content.session.0 + 1);
             entry.progress = None;
@@ -204,6 +213,14 @@ impl Ledger {
             self.expect(file, &object);
         }
         Ok(())
+    }
+
+    /// A name has another content, in one step with that: what was on its way of the file that had it is given up.
+    fn replaced(&mut self, over: Option<FileId>, key: &Key) -> Result<(), Misfit> {
+        match over.and_then(|over| self.files.get_mut(&over)).filter(|entry| entry.upload.key == *key) {
+            Some(entry) => entry.upload.apply(&SessionEvent::GivenUp),
+            None => Ok(()),
+        }
     }
 
     /// Files of the same name that were opened later and could not know this version expect it now: it is ours.

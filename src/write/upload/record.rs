@@ -63,6 +63,9 @@ pub enum Record {
         target: Key,
         /// What must be under that key.
         replaces: Precondition,
+        /// The file that has that key: what is on its way of it is not wanted any more once the copy is there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        over: Option<FileId>,
     },
     /// It has been copied; the source is to be removed.
     MoveCopied {

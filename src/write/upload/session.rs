@@ -19,7 +19,7 @@ use crate::store::{PartReceipt, PartSlot, Precondition, Upload, UploadId};
 use crate::types::{
     Attributes, ByteRange, Crc64, ETag, Key, ObjectId, ObjectMeta, PartNumber, SessionId, UploadToken,
 };
-use crate::write::upload::{Content, PartLayout, Plan, Rules, Source};
+use crate::write::upload::{Content, FileId, PartLayout, Plan, Rules, Source};
 
 /// One file's upload, and the contents that wait for it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -233,6 +233,9 @@ pub enum SessionEvent {
         key: Key,
         /// What must be there.
         expected: Precondition,
+        /// The file that had the name: what is on its way of it is not wanted any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        over: Option<FileId>,
     },
     /// A leftover is gone.
     Aborted(UploadId),

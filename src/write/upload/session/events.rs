@@ -55,7 +55,7 @@ impl Session {
             SessionEvent::ConflictKept(key) => self.conflict_kept(key),
             SessionEvent::ConflictLeft => self.contested(|session, _| session.state = State::Conflicted),
             SessionEvent::ConflictOverruled => self.conflict_overruled(),
-            SessionEvent::Renamed { key, expected } => self.renamed(key, expected),
+            SessionEvent::Renamed { key, expected, over: _ } => self.renamed(key, expected),
             SessionEvent::Aborted(id) => self.aborted(id),
             SessionEvent::GivenUp => {
                 self.end(State::GivenUp);
