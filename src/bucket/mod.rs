@@ -268,6 +268,15 @@ impl Server {
         let query = UploadQuery { limit: usize::MAX, ..UploadQuery::default() };
         Ok(found.uploads(&query).uploads.into_iter().map(|upload| upload.key).collect())
     }
+
+    /// How many of those uploads have no part, without a request.
+    pub fn uploads_without_parts(&self, bucket: &str) -> Result<usize, Error> {
+        let found = self.door.store.bucket(bucket).map_err(|refusal| unusable(bucket, "", &refusal))?;
+        let query = UploadQuery { limit: usize::MAX, ..UploadQuery::default() };
+        // One that ends at this moment is none any more.
+        let is_bare = |key: &str, id: &str| found.parts(key, id).is_ok_and(|parts| parts.is_empty());
+        Ok(found.uploads(&query).uploads.iter().filter(|upload| is_bare(&upload.key, &upload.id)).count())
+    }
 }
 
 fn unusable(bucket: &str, key: &str, refusal: &Refusal) -> Error {

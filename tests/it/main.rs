@@ -17,6 +17,7 @@ mod directories;
 mod download;
 mod errors;
 mod inherited;
+mod kills;
 mod lengths;
 mod listings;
 mod mount;

@@ -126,9 +126,14 @@ impl<B: Served> Rig<B> {
 
     /// Waits until the daemon has died of itself, at a named point.
     pub fn wait_for_death(&mut self) {
+        self.wait_for_death_leaving_mount();
+        self.clear_mount();
+    }
+
+    /// Waits until the daemon has died of itself, at a named point; its dead mount stays.
+    pub fn wait_for_death_leaving_mount(&mut self) {
         let mut daemon = self.daemon.take().expect("mounted");
         let died = wait(&mut daemon, Duration::from_secs(60));
-        self.clear_mount();
         assert_eq!(died, Some(None), "the daemon was to die of a signal: {}", self.log());
     }
 
@@ -205,7 +210,8 @@ impl<B: Served> Rig<B> {
         self.home.path().join("daemon.log")
     }
 
-    fn clear_mount(&self) {
+    /// Takes a dead mount off.
+    pub fn clear_mount(&self) {
         if self.is_mounted() {
             run(Command::new("umount").arg("--lazy").arg(self.mountpoint()));
             wait_for("the dead mount is gone", MOUNT_LIMIT, || !self.is_mounted());

@@ -8,8 +8,8 @@ mod foreign;
 mod mapping;
 mod process;
 
-pub use bucket::{ACCESS_KEY, Asked, BUCKET, Bucket, SECRET_KEY};
-pub use client::{Account, Client, Served};
+pub use bucket::{Asked, BUCKET, Bucket};
+pub use client::{Account, Served};
 pub use daemon::Rig;
 pub use files::{Disk, expect_same, forget_pages, pattern, seed, sha256, wait_for};
 pub use foreign::Foreign;
