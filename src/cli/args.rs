@@ -9,7 +9,6 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 
 use crate::cli::exit::Exit;
 use crate::config::{Origin, Setting, Settings, ValueKind, parse_time};
-use crate::types::SessionId;
 
 /// Mount object storage as a directory. Nothing that a program was told is saved is ever lost.
 #[derive(Debug, Parser)]
@@ -35,9 +34,12 @@ pub enum Command {
     /// Run a small S3 server over a directory, for trying and testing (not for production)
     #[command(after_help = crate::cli::serve::EXAMPLES)]
     Serve(crate::cli::serve::ServeArguments),
-    /// List what is not in the bucket yet, take it for complete, or give it up
-    #[command(after_help = UPLOADS_EXAMPLES)]
-    Uploads(UploadsArguments),
+    /// List what is not in the bucket yet, wait for it, try it again, and decide about it
+    #[command(after_help = crate::cli::uploads::EXAMPLES)]
+    Uploads(crate::cli::uploads::UploadsArguments),
+    /// Wait until all changes under a mount are in the bucket, those of open files too
+    #[command(after_help = crate::cli::sync::EXAMPLES)]
+    Sync(crate::cli::sync::SyncArguments),
     /// Show and change what is kept on the local disk: stat, warm, pin, evict, verify, purge
     #[command(after_help = crate::cli::cache::EXAMPLES)]
     Cache(crate::cli::cache::CacheArguments),
@@ -54,11 +56,6 @@ const STATUS_EXAMPLES: &str = "Examples:
   tetherfs status                            all mounts of this user
   tetherfs status ~/photos
   tetherfs status --json ~/photos            for scripts; without DIR, a list of mounts";
-
-const UPLOADS_EXAMPLES: &str = "Examples:
-  tetherfs uploads list
-  tetherfs uploads commit 000000000000002a   take an interrupted one for complete
-  tetherfs uploads discard 000000000000002a  give one up; its data are lost";
 
 const MOUNT_EXAMPLES: &str = "Every setting can also be given
   in the environment      TETHERFS_CACHE_SIZE=20GiB
@@ -83,6 +80,7 @@ fn overview() -> String {
         "Examples:
   tetherfs mount s3://photos ~/photos        mount a bucket
   tetherfs status                            what is mounted, what is being uploaded
+  tetherfs sync ~/photos                     wait until all changes are in the bucket
   tetherfs unmount ~/photos                  wait for uploads, then unmount
   tetherfs serve /tmp/bucket                 try it without a cloud
 
@@ -146,55 +144,6 @@ pub struct StatusArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `tetherfs uploads`
-#[derive(Debug, Args)]
-pub struct UploadsArguments {
-    /// What about them.
-    #[command(subcommand)]
-    pub command: UploadsCommand,
-}
-
-/// The commands below `tetherfs uploads`.
-#[derive(Debug, Subcommand)]
-pub enum UploadsCommand {
-    /// List what is not in the bucket yet
-    List {
-        /// Only of the mount on this directory
-        #[arg(value_name = "DIR")]
-        directory: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Upload what a file held when the daemon died in the middle of writing it
-    Commit {
-        /// The number that 'uploads list' shows for an interrupted file
-        #[arg(value_name = "ID", value_parser = parse_session)]
-        session: SessionId,
-        /// The mount it belongs to, when several have this number
-        #[arg(long, value_name = "DIR")]
-        mount: Option<PathBuf>,
-    },
-    /// Give an upload up and delete its data
-    Discard {
-        /// The number that 'uploads list' shows
-        #[arg(value_name = "ID", value_parser = parse_session)]
-        session: SessionId,
-        /// The mount it belongs to, when several have this number
-        #[arg(long, value_name = "DIR")]
-        mount: Option<PathBuf>,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
-}
-
-fn parse_session(text: &str) -> Result<SessionId, String> {
-    u64::from_str_radix(text, 16).map(SessionId).map_err(|_| {
-        "an upload's number has hexadecimal digits, as 'tetherfs uploads list' shows it".to_owned()
-    })
 }
 
 /// The settings of a mount as flags, made from their table.
@@ -357,6 +306,13 @@ mod tests {
             &["tetherfs", "unmount", "/m", "--no-wait", "--timeout", "5s"],
             &["tetherfs", "unmount", "/m", "--timeout", "soon"],
             &["tetherfs", "uploads", "discard", "xyz"],
+            &["tetherfs", "uploads", "discard"],
+            &["tetherfs", "uploads", "retry"],
+            &["tetherfs", "uploads", "retry", "--all", "2a"],
+            &["tetherfs", "uploads", "resolve", "2a"],
+            &["tetherfs", "uploads", "resolve", "2a", "--keep-both", "--overwrite"],
+            &["tetherfs", "uploads", "wait", "--timeout", "soon"],
+            &["tetherfs", "sync", "/m", "--timeout", "soon"],
             &["tetherfs", "cache"],
             &["tetherfs", "cache", "warm"],
             &["tetherfs", "cache", "unpin"],

@@ -22,7 +22,7 @@ pub enum Exit {
     Mountpoint,
     /// The state directory is in use by another mount.
     StateInUse,
-    /// Unmounted, but not everything is in the bucket yet.
+    /// Not everything is in the bucket yet.
     UploadsPending,
 }
 
@@ -54,13 +54,13 @@ impl Exit {
     /// What it means, for the help.
     pub fn meaning(self) -> &'static str {
         match self {
-            Exit::Ok => "done; after unmount: everything is in the bucket",
+            Exit::Ok => "done; after unmount, sync and uploads wait: everything is in the bucket",
             Exit::Failure => "failed",
             Exit::Usage => "wrong command line, environment variable or configuration file",
             Exit::Store => "the store cannot be reached or refuses",
             Exit::Mountpoint => "the mountpoint cannot be used, is busy, or has no tetherfs on it",
             Exit::StateInUse => "the state directory is in use by another mount",
-            Exit::UploadsPending => "unmounted, but uploads are pending; they go on at the next mount",
+            Exit::UploadsPending => "uploads are pending; after unmount they go on at the next mount",
         }
     }
 
@@ -133,6 +133,10 @@ impl From<mount::Error> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
+        if let ClientError::Refused { code: ErrorCode::BadRequest, .. } = &error {
+            return Failure::new(Exit::Failure, "this mount was started by a release without this command")
+                .hint("unmount it and mount it again");
+        }
         let (exit, hint) = match &error {
             ClientError::NotRunning { .. } => {
                 (Exit::Mountpoint, Some("'tetherfs status' lists the mounts of this user"))

@@ -11,8 +11,10 @@ mod output;
 mod pending;
 mod serve;
 mod status;
+mod sync;
 mod unmount;
 mod uploads;
+mod watch;
 
 use std::ffi::OsString;
 
@@ -34,7 +36,8 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         Command::Unmount(unmount) => unmount::run(&unmount),
         Command::Status(status) => status::run(&status),
         Command::Serve(serve) => serve::run(serve),
-        Command::Uploads(uploads) => uploads::run(&uploads.command),
+        Command::Uploads(uploads) => uploads::run(&uploads.action),
+        Command::Sync(sync) => sync::run(&sync),
         Command::Cache(cache) => cache::run(&cache.action),
     };
     result.unwrap_or_else(|failure| {

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -132,10 +132,12 @@ pub fn path(path: &Path) -> String {
     printable(&path.to_string_lossy())
 }
 
-/// A bar for uploads; only drawn on a terminal.
+/// How far uploads are: on a terminal a bar, elsewhere a line now and then.
 #[derive(Debug)]
 pub struct UploadBar {
     bar: ProgressBar,
+    is_terminal: bool,
+    told: Instant,
     /// Most bytes that were ever left: what counts as the whole.
     whole: u64,
 }
@@ -143,27 +145,26 @@ pub struct UploadBar {
 impl UploadBar {
     /// A bar on standard error.
     pub fn new() -> UploadBar {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let is_terminal = io::stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let style = ProgressStyle::with_template("Uploading {msg}  {wide_bar}  {bytes} of {total_bytes}");
         bar.set_style(style.expect("the template is a constant"));
-        UploadBar { bar, whole: 0 }
+        UploadBar { bar, is_terminal, told: Instant::now(), whole: 0 }
     }
 
     /// Shows that `left` bytes of `files` files are left to be sent.
     pub fn show(&mut self, files: usize, left: u64, rates: Rates) {
         self.whole = self.whole.max(left);
-        self.bar.set_length(self.whole);
-        self.bar.set_position(self.whole - left);
-        let time = match left.checked_div(rates.sent) {
-            Some(seconds) if seconds > 0 => format!(", {} left", span(seconds)),
-            Some(_) | None => String::new(),
-        };
-        self.bar.set_message(format!("{}, {}{time}", count(files, "file"), rate(rates.sent)));
+        let text = uploading(files, left, rates);
+        if self.is_terminal {
+            self.bar.set_length(self.whole);
+            self.bar.set_position(self.whole - left);
+            self.bar.set_message(text);
+        } else if self.told.elapsed() >= LINE_INTERVAL {
+            self.told = Instant::now();
+            tell(&format!("Uploading {text}: {} to send", ByteSize(left)));
+        }
     }
 
     /// Takes the bar away, so that other lines can be written.
@@ -172,6 +173,16 @@ impl UploadBar {
     }
 }
 
+fn uploading(files: usize, left: u64, rates: Rates) -> String {
+    let time = match left.checked_div(rates.sent) {
+        Some(seconds) if seconds > 0 => format!(", {} left", span(seconds)),
+        Some(_) | None => String::new(),
+    };
+    format!("{}, {}{time}", count(files, "file"), rate(rates.sent))
+}
+
+/// Pause between two lines about progress where there is no terminal.
+pub const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest pause between two looks at a mount.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -197,6 +208,14 @@ mod tests {
         assert_eq!(age(UnixTime::from_secs(100), UnixTime::from_secs(40)), "0s", "clocks may be set back");
         assert_eq!((count(1, "file"), count(0, "file")), ("1 file".to_owned(), "0 files".to_owned()));
         assert_eq!(printable("a\u{1b}[31m\n"), "a?[31m?");
+    }
+
+    #[test]
+    fn uploads_are_told_with_rate_and_time_left() {
+        let rates = Rates { sent: 2 << 20, fetched: 0 };
+        assert_eq!(uploading(2, 300 << 20, rates), "2 files, 2 MiB/s, 2m 30s left");
+        assert_eq!(uploading(1, 5, rates), "1 file, 2 MiB/s");
+        assert_eq!(uploading(1, 5, Rates::default()), "1 file, 0 B/s", "nobody knows how long that takes");
     }
 
     #[test]

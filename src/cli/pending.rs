@@ -72,6 +72,52 @@ impl Totals {
 
 /// What a user must know who has just unmounted; `None` when everything is in the bucket.
 pub fn farewell(left: &Status) -> Option<String> {
+    let mut lines = listing(left)?;
+    let conflicts = number_of(left, SessionPhase::Conflicted);
+    if conflicts < Totals::of(left).files {
+        lines.push("Mount again and they go on where they stopped.".to_owned());
+    }
+    if conflicts > 0 {
+        lines.push(
+            "What is conflicted waits for a mount with --on-conflict keep-both or overwrite, \
+             or for 'tetherfs uploads resolve' on a mount."
+                .to_owned(),
+        );
+    }
+    Some(lines.join("\n"))
+}
+
+/// Leaves out what programs are still writing: nobody was told yet that it is safe.
+pub fn without_writing(inside: Status) -> Status {
+    let sessions = inside.sessions.into_iter().filter(|session| session.state != SessionPhase::Writing);
+    Status { sessions: sessions.collect(), ..inside }
+}
+
+/// What a user must know who has waited for a mount; `None` when everything is in the bucket.
+pub fn remainder(left: &Status) -> Option<String> {
+    let mut lines = listing(left)?;
+    let (stuck, conflicts) =
+        (number_of(left, SessionPhase::Stuck), number_of(left, SessionPhase::Conflicted));
+    if stuck > 0 {
+        lines.push(
+            "What is stuck is tried again now and then, and at once with 'tetherfs uploads retry'."
+                .to_owned(),
+        );
+    }
+    if conflicts > 0 {
+        lines.push("What is conflicted waits for 'tetherfs uploads resolve'.".to_owned());
+    }
+    if stuck + conflicts < Totals::of(left).files {
+        lines.push("The rest goes on by itself.".to_owned());
+    }
+    Some(lines.join("\n"))
+}
+
+fn number_of(left: &Status, state: SessionPhase) -> usize {
+    left.sessions.iter().filter(|session| session.state == state).count()
+}
+
+fn listing(left: &Status) -> Option<Vec<String>> {
     let totals = Totals::of(left);
     if totals.files == 0 {
         return None;
@@ -85,18 +131,7 @@ pub fn farewell(left: &Status) -> Option<String> {
     if totals.files > NAMES_MAX {
         lines.push(format!("  and {} more", totals.files - NAMES_MAX));
     }
-    let conflicts = left.sessions.iter().filter(|session| session.state == SessionPhase::Conflicted).count();
-    if conflicts < totals.files {
-        lines.push("Mount again and they go on where they stopped.".to_owned());
-    }
-    if conflicts > 0 {
-        lines.push(
-            "What is conflicted waits for a mount with --on-conflict keep-both or overwrite, \
-             or for 'tetherfs uploads discard'."
-                .to_owned(),
-        );
-    }
-    Some(lines.join("\n"))
+    Some(lines)
 }
 
 fn line(session: &SessionStatus) -> String {
@@ -155,6 +190,20 @@ pub mod tests {
         assert!(text.contains("--on-conflict") && !text.contains("go on"), "{text}");
         let text = farewell(&inside(vec![conflicted, session(2, SessionPhase::Queued, 1, 0)])).unwrap();
         assert!(text.contains("--on-conflict") && text.contains("go on"), "{text}");
+    }
+
+    #[test]
+    fn who_waited_for_a_mount_is_told_what_helps() {
+        let of = |states: &[SessionPhase]| {
+            let sessions = (0..).zip(states).map(|(id, &state)| session(id, state, 10, 0)).collect();
+            remainder(&without_writing(inside(sessions)))
+        };
+        assert_eq!(of(&[SessionPhase::Writing, SessionPhase::Interrupted]), None);
+        let text = of(&[SessionPhase::Stuck, SessionPhase::Conflicted]).unwrap();
+        assert!(text.contains("uploads retry") && text.contains("uploads resolve"), "{text}");
+        assert!(!text.contains("The rest"), "{text}");
+        let text = of(&[SessionPhase::Queued, SessionPhase::Stuck]).unwrap();
+        assert!(text.contains("The rest goes on") && !text.contains("resolve"), "{text}");
     }
 
     #[test]

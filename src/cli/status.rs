@@ -116,6 +116,9 @@ pub fn status(client: &mut Client) -> Result<MountStatus, Failure> {
         Answer::Status(status) => Ok(*status),
         Answer::Hello(_)
         | Answer::Drain(_)
+        | Answer::Sealed { .. }
+        | Answer::Retried { .. }
+        | Answer::Resolved { .. }
         | Answer::Unmounted { .. }
         | Answer::Cache(_)
         | Answer::Done

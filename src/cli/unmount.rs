@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::cli::args::UnmountArguments;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{self, LOOK_INTERVAL, UploadBar, count, tell};
-use crate::cli::pending::{self, Totals};
+use crate::cli::output::{self, count, tell};
+use crate::cli::pending;
 use crate::cli::status::{connect, mountpoint, nobody_listens, status};
+use crate::cli::watch::{Watched, deadline, watch};
 use crate::config::Surroundings;
 use crate::control::{Answer, Client, ClientError, Command, ErrorCode, MountStatus};
 use crate::fs::Status;
@@ -31,7 +32,7 @@ pub fn run(arguments: &UnmountArguments) -> Result<Exit, Failure> {
         }
     };
     let wait = if arguments.no_wait { Some(Duration::ZERO) } else { arguments.timeout };
-    let deadline = wait.and_then(|wait| Instant::now().checked_add(wait));
+    let deadline = deadline(wait);
     let left = drain_and_end(&mut client, deadline, &mountpoint)
         .map_err(|failure| ended_meanwhile(failure, &mountpoint))?;
     client.wait_for_end(END_WAIT_MAX);
@@ -55,28 +56,8 @@ fn drain_and_end(
     if let Some(note) = open_files_note(&status(client)?) {
         tell(&note);
     }
-    watch_uploads(client, deadline)?;
+    watch(&mut [Watched { client, before: None }], deadline)?;
     end(client, deadline, mountpoint)
-}
-
-/// Shows the uploads until they are done, cannot go on, or the time is over. The mount can be used meanwhile, and
-/// whoever interrupts this command leaves it as it was.
-fn watch_uploads(client: &mut Client, deadline: Option<Instant>) -> Result<(), Failure> {
-    let mut bar = UploadBar::new();
-    while deadline.is_none_or(|deadline| Instant::now() < deadline) {
-        let wait_ms = u64::try_from(LOOK_INTERVAL.as_millis()).expect("a fraction of a second");
-        let Answer::Drain(progress) = client.call(Command::Drain { wait_ms }, Some(LOOK_INTERVAL))? else {
-            bar.clear();
-            return Err(ClientError::Strange.into());
-        };
-        if progress.is_settled {
-            break;
-        }
-        let totals = Totals::of(&progress.inside);
-        bar.show(totals.files, totals.left(), progress.rates);
-    }
-    bar.clear();
-    Ok(())
 }
 
 fn end(client: &mut Client, deadline: Option<Instant>, mountpoint: &Path) -> Result<Status, Failure> {
@@ -89,6 +70,9 @@ fn end(client: &mut Client, deadline: Option<Instant>, mountpoint: &Path) -> Res
             Answer::Hello(_)
             | Answer::Status(_)
             | Answer::Drain(_)
+            | Answer::Sealed { .. }
+            | Answer::Retried { .. }
+            | Answer::Resolved { .. }
             | Answer::Cache(_)
             | Answer::Done
             | Answer::Error { .. },

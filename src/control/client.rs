@@ -74,6 +74,9 @@ impl Client {
             Answer::Error { code, message } => Err(ClientError::Refused { code, message }),
             Answer::Status(_)
             | Answer::Drain(_)
+            | Answer::Sealed { .. }
+            | Answer::Retried { .. }
+            | Answer::Resolved { .. }
             | Answer::Unmounted { .. }
             | Answer::Cache(_)
             | Answer::Done => Err(ClientError::Strange),
@@ -94,6 +97,9 @@ impl Client {
             answer @ (Answer::Hello(_)
             | Answer::Status(_)
             | Answer::Drain(_)
+            | Answer::Sealed { .. }
+            | Answer::Retried { .. }
+            | Answer::Resolved { .. }
             | Answer::Unmounted { .. }
             | Answer::Cache(_)
             | Answer::Done) => Ok(answer),

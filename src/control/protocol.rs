@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::control::{CacheAnswer, CacheCommand};
-use crate::fs::Status;
-use crate::types::{SessionId, UnixTime};
+use crate::fs::{Resolution, Status};
+use crate::types::{Key, SessionId, UnixTime};
 
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
@@ -34,7 +34,12 @@ pub enum Command {
     Drain {
         /// Milliseconds; the daemon shortens long waits.
         wait_ms: u64,
+        /// Only what was sealed before this session.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<SessionId>,
     },
+    /// Take what every file holds now for upload, also of those that are open. Answered with [`Answer::Sealed`].
+    Seal,
     /// Unmount, upload what is left, and end. Answered with [`Answer::Unmounted`], or with [`ErrorCode::Busy`] while
     /// programs have files open; in that case nothing has changed.
     Unmount {
@@ -51,6 +56,18 @@ pub enum Command {
         /// Which.
         session: SessionId,
     },
+    /// Try uploads at once instead of after their pauses. Answered with [`Answer::Retried`].
+    Retry {
+        /// Which; `None` means all.
+        session: Option<SessionId>,
+    },
+    /// Settle a conflict that was left to the user. Answered with [`Answer::Resolved`].
+    Resolve {
+        /// Which; a conflicted one.
+        session: SessionId,
+        /// How.
+        resolution: Resolution,
+    },
     /// Something about the cache. Answered with [`Answer::Cache`].
     Cache(CacheCommand),
 }
@@ -65,6 +82,23 @@ pub enum Answer {
     Status(Box<MountStatus>),
     /// To [`Command::Drain`].
     Drain(Box<DrainProgress>),
+    /// To [`Command::Seal`].
+    Sealed {
+        /// What is sealed has sessions below this one: to be asked for with [`Command::Drain`].
+        before: SessionId,
+        /// Files whose changes could not be sealed.
+        unsealed: Vec<Unsealed>,
+    },
+    /// To [`Command::Retry`].
+    Retried {
+        /// How many uploads are tried.
+        uploads: usize,
+    },
+    /// To [`Command::Resolve`].
+    Resolved {
+        /// Where the upload goes now.
+        key: Key,
+    },
     /// To [`Command::Unmount`]: the mount is gone and the state directory free.
     Unmounted {
         /// What was left at the end; its sessions go on at the next mount.
@@ -162,6 +196,15 @@ pub struct Rates {
     pub fetched: u64,
 }
 
+/// A file whose changes could not be taken for upload.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unsealed {
+    /// Its name.
+    pub key: Key,
+    /// Why.
+    pub error: String,
+}
+
 /// How far a drain is.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DrainProgress {
@@ -183,7 +226,17 @@ mod tests {
         assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"version":1,"command":"status"}"#);
         for (line, command) in [
             (r#"{"version":1,"command":"hello"}"#, Command::Hello),
-            (r#"{"command":"drain","wait_ms":5,"version":1}"#, Command::Drain { wait_ms: 5 }),
+            (r#"{"command":"drain","wait_ms":5,"version":1}"#, Command::Drain { wait_ms: 5, before: None }),
+            (
+                r#"{"command":"drain","wait_ms":5,"before":9,"version":1}"#,
+                Command::Drain { wait_ms: 5, before: Some(SessionId(9)) },
+            ),
+            (r#"{"version":1,"command":"seal"}"#, Command::Seal),
+            (r#"{"version":1,"command":"retry"}"#, Command::Retry { session: None }),
+            (
+                r#"{"version":1,"command":"resolve","session":7,"resolution":"keep-both"}"#,
+                Command::Resolve { session: SessionId(7), resolution: Resolution::KeepBoth },
+            ),
             (r#"{"version":1,"command":"unmount"}"#, Command::Unmount { wait_ms: None }),
             (r#"{"version":1,"command":"unmount","wait_ms":0}"#, Command::Unmount { wait_ms: Some(0) }),
             (r#"{"version":1,"command":"commit","session":7}"#, Command::Commit { session: SessionId(7) }),

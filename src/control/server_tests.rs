@@ -22,7 +22,7 @@ impl Operator for Parrot {
                 started: UnixTime::from_secs(1),
                 phase: PhaseView::Serving,
             }),
-            Command::Drain { wait_ms } => {
+            Command::Drain { wait_ms, .. } => {
                 tokio::time::sleep(Duration::from_millis(wait_ms)).await;
                 Answer::Done
             }
@@ -30,7 +30,11 @@ impl Operator for Parrot {
                 Answer::Error { code: ErrorCode::Failed, message: format!("no upload {session}") }
             }
             Command::Unmount { .. } => panic!("an operator's defect"),
-            Command::Status | Command::Cache(_) => Answer::Done,
+            Command::Status
+            | Command::Seal
+            | Command::Retry { .. }
+            | Command::Resolve { .. }
+            | Command::Cache(_) => Answer::Done,
         }
     }
 }

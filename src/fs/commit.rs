@@ -14,7 +14,7 @@ impl FileSystem {
     pub(crate) async fn follow(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
             match event {
-                Event::Committed { session, object, .. } if self.files.stray(session).is_some() => {
+                Event::Committed { session, object, .. } if self.files.is_stray(session) => {
                     self.files.forget_stray(session);
                     self.namespace.expire_key(&object.id.key);
                 }
@@ -86,15 +86,17 @@ impl FileSystem {
                 "{key} was changed by another writer; our version is kept in staging, see `tetherfs uploads`"
             ),
         }
-        match self.files.stray(session) {
-            // One that is staged can still be discarded.
-            Some(_) if kept_as.is_some() => self.files.forget_stray(session),
-            Some(_) => {}
-            None => {
-                if let Some(state) = self.files.by_key(key) {
-                    self.give_up_local(&state, key);
-                }
+        if self.files.is_stray(session) {
+            // One that is staged can still be decided about.
+            if kept_as.is_some() {
+                self.files.forget_stray(session);
             }
+        } else if let Some(state) = self.files.by_key(key) {
+            if kept_as.is_none() {
+                // Another file may have the name by the time that something is decided.
+                self.files.note_stray(session, Some(state.ino));
+            }
+            self.give_up_local(&state, key);
         }
     }
 }

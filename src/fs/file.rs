@@ -227,8 +227,9 @@ impl Content {
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     table: Mutex<Table>,
-    /// Uploads of files that have lost their name to another inode, which their news are not about. Locked alone.
-    strays: Mutex<BTreeMap<SessionId, Ino>>,
+    /// Uploads of files that have lost their name to another inode, which their news are not about, and their own inode
+    /// where they have one. Locked alone.
+    strays: Mutex<BTreeMap<SessionId, Option<Ino>>>,
 }
 
 #[derive(Debug, Default)]
@@ -347,8 +348,8 @@ impl Files {
         self.lock().reserved.get(&ino).is_some_and(|since| now.duration_since(*since) < RESERVED_FOR)
     }
 
-    /// News of this upload are not about the file that has its name.
-    pub(crate) fn note_stray(&self, session: SessionId, ino: Ino) {
+    /// News of this upload are not about the file that has its name, but about this one, if any.
+    pub(crate) fn note_stray(&self, session: SessionId, ino: Option<Ino>) {
         let mut strays = self.strays();
         strays.insert(session, ino);
         if strays.len() > STRAYS_MAX {
@@ -356,9 +357,14 @@ impl Files {
         }
     }
 
+    /// Whether news of this upload are not about the file that has its name.
+    pub(crate) fn is_stray(&self, session: SessionId) -> bool {
+        self.strays().contains_key(&session)
+    }
+
     /// The file whose upload this is, if it is not the one that has its name.
     pub(crate) fn stray(&self, session: SessionId) -> Option<Ino> {
-        self.strays().get(&session).copied()
+        self.strays().get(&session).copied().flatten()
     }
 
     /// No more news of this upload will come.
@@ -391,7 +397,7 @@ impl Files {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn strays(&self) -> MutexGuard<'_, BTreeMap<SessionId, Ino>> {
+    fn strays(&self) -> MutexGuard<'_, BTreeMap<SessionId, Option<Ino>>> {
         self.strays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

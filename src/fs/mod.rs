@@ -61,15 +61,16 @@ use crate::fs::rename::Turns;
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::{self, Reader};
-use crate::types::{ByteRange, Ino, ObjectId, SessionId};
-use crate::write::{BaseError, BaseSource, Event, Recovered, WriteFile, Writer};
+use crate::types::{ByteRange, Ino, Key, ObjectId, SessionId};
+use crate::write::{BaseError, BaseSource, Event, Recovered, SessionStatus, WriteFile, Writer};
 
 pub use crate::namespace::{Attr, DirEntry, FileKind};
+pub use crate::write::Resolution;
 pub use attr::{AttrChanges, MtimeChange, SpaceReport};
 pub use error::{Error, Result};
 pub use io::{Allocation, At, Length};
 pub use kernel::{BackingToken, Backings, PassthroughStatus, Registration};
-pub use open::{Access, Caller, OpenMode, Opened};
+pub use open::{Access, Caller, OpenMode, Opened, Sealing, Unsealed};
 pub use rename::RenameMode;
 pub use status::{KernelStatus, Status};
 
@@ -228,6 +229,16 @@ impl FileSystem {
         self.writer.drained().await;
     }
 
+    /// The same for what was sealed before a session.
+    pub async fn drained_before(&self, session: SessionId) {
+        self.writer.drained_before(session).await;
+    }
+
+    /// What is not in the bucket yet of what was sealed before a session.
+    pub fn sessions_before(&self, session: SessionId) -> Vec<SessionStatus> {
+        self.writer.sessions_before(session)
+    }
+
     /// Takes what an interrupted file held for complete, at the user's word: it is uploaded, and shown until it is there.
     pub fn commit_interrupted(&self, session: SessionId) -> Result<()> {
         let file = self.writer.commit_interrupted(session)?;
@@ -235,20 +246,41 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Tries a pending upload at once, or all of them, at the user's word. Says how many.
+    pub fn retry(&self, session: Option<SessionId>) -> Result<usize> {
+        Ok(self.writer.retry(session)?)
+    }
+
+    /// Settles a conflict that was left to the user, at his word. The name goes on showing what the bucket has until the
+    /// upload, which goes to the key that is returned, is there.
+    pub async fn resolve(&self, session: SessionId, resolution: Resolution) -> Result<Key> {
+        let is_new = !self.files.is_stray(session);
+        if is_new {
+            // Before the upload goes on: its news must not be taken for those of a file that has the name by now.
+            self.files.note_stray(session, None);
+        }
+        let resolved = self.writer.resolve(session, resolution).await;
+        if resolved.is_err() && is_new {
+            self.files.forget_stray(session);
+        }
+        Ok(resolved?)
+    }
+
     /// Gives an interrupted or stuck upload and its data up, at the user's word.
     pub async fn discard(&self, session: SessionId) -> Result<()> {
         let key = self.writer.sessions().into_iter().find(|s| s.session == session).map(|s| s.key);
         self.writer.discard(session).await?;
-        let state = match (self.files.stray(session), key) {
-            (Some(ino), _) => {
+        let state = match key {
+            _ if self.files.is_stray(session) => {
+                let ino = self.files.stray(session);
                 self.files.forget_stray(session);
-                self.files.get(ino)
+                ino.and_then(|ino| self.files.get(ino))
             }
-            (None, Some(key)) => {
+            Some(key) => {
                 let state = self.files.by_key(&key);
                 state.inspect(|state| self.give_up_local(state, &key))
             }
-            (None, None) => None,
+            None => None,
         };
         if let Some(state) = state {
             // Handles that are open go on with what the file was before.

@@ -1,6 +1,7 @@
 //! open, create, flush, fsync, release.
 
 mod inherited;
+mod sync;
 mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -17,6 +18,7 @@ use crate::write::{self, Origin, Precondition, WriteFile};
 
 pub use inherited::Caller;
 pub(crate) use inherited::Process;
+pub use sync::{Sealing, Unsealed};
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,7 +211,7 @@ impl FileSystem {
             Err(error) => {
                 if let write::Error::Conflict { key, .. } = &error {
                     // Further news of it would be taken for news of the file that has the name from now on.
-                    self.files.note_stray(session, state.ino);
+                    self.files.note_stray(session, Some(state.ino));
                     self.give_up_local(state, key);
                 }
                 Err(error.into())
@@ -242,7 +244,7 @@ impl FileSystem {
     fn note_if_stray(&self, state: &FileState, file: &WriteFile) {
         match self.name_of(state) {
             Name::Kept => {}
-            Name::Lost => self.files.note_stray(file.session(), state.ino),
+            Name::Lost => self.files.note_stray(file.session(), Some(state.ino)),
         }
     }
 

@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::Config;
 use crate::control::{
     Answer, CacheAnswer, CacheCommand, Command, DrainProgress, ErrorCode, Hello, MountStatus, Operator,
-    Rates, VERSION,
+    Rates, Unsealed, VERSION,
 };
-use crate::fs::{self, FileSystem};
+use crate::fs::{self, FileSystem, Status};
 use crate::mount::Phase;
 use crate::mount::rate::{RateMeter, SAMPLE_INTERVAL};
 use crate::observe::{Counter, Metrics, task};
-use crate::types::UnixTime;
+use crate::types::{SessionId, UnixTime};
 
 /// Longest that one `drain` request is held back.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -96,10 +96,21 @@ impl Desk {
         }
     }
 
-    async fn drain(&self, wait: Duration) -> Answer {
-        let is_settled = tokio::time::timeout(wait.min(DRAIN_WAIT_MAX), self.fs.drained()).await.is_ok();
-        let progress = DrainProgress { is_settled, rates: self.rates(), inside: self.fs.status() };
-        Answer::Drain(Box::new(progress))
+    async fn drain(&self, wait: Duration, before: Option<SessionId>) -> Answer {
+        let before = before.unwrap_or(SessionId(u64::MAX));
+        let drained = self.fs.drained_before(before);
+        let is_settled = tokio::time::timeout(wait.min(DRAIN_WAIT_MAX), drained).await.is_ok();
+        let inside = Status { sessions: self.fs.sessions_before(before), ..self.fs.status() };
+        Answer::Drain(Box::new(DrainProgress { is_settled, rates: self.rates(), inside }))
+    }
+
+    async fn seal(&self) -> Answer {
+        let seal = |fs: &FileSystem| {
+            let fs::Sealing { before, unsealed } = fs.seal_all();
+            let told = |file: fs::Unsealed| Unsealed { key: file.key, error: file.error.to_string() };
+            Answer::Sealed { before, unsealed: unsealed.into_iter().map(told).collect() }
+        };
+        self.on_disk(seal).await
     }
 
     async fn cache(&self, command: CacheCommand) -> Answer {
@@ -156,10 +167,19 @@ impl Operator for Desk {
         match command {
             Command::Hello => Answer::Hello(self.hello()),
             Command::Status => Answer::Status(Box::new(self.status())),
-            Command::Drain { wait_ms } => self.drain(Duration::from_millis(wait_ms)).await,
+            Command::Drain { wait_ms, before } => self.drain(Duration::from_millis(wait_ms), before).await,
+            Command::Seal => self.seal().await,
             Command::Unmount { wait_ms } => self.end(wait_ms.map(Duration::from_millis)).await,
             Command::Commit { session } => done(self.fs.commit_interrupted(session)),
             Command::Discard { session } => done(self.fs.discard(session).await),
+            Command::Retry { session } => match self.fs.retry(session) {
+                Ok(uploads) => Answer::Retried { uploads },
+                Err(error) => failed(&error),
+            },
+            Command::Resolve { session, resolution } => match self.fs.resolve(session, resolution).await {
+                Ok(key) => Answer::Resolved { key },
+                Err(error) => failed(&error),
+            },
             Command::Cache(command) => self.cache(command).await,
         }
     }

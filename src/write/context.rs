@@ -17,7 +17,7 @@ use crate::write::context::book::Book;
 use crate::write::context::killpoint::KillSwitch;
 use crate::write::staging::{Snapshot, Staging, StagingArea};
 use crate::write::upload::{FileId, PartLayout, Rules};
-use crate::write::{BaseSource, Error, Event, Hold, Options, WriteFile};
+use crate::write::{BaseSource, Error, Event, Hold, Options, Resolution, WriteFile};
 
 /// The room's shared parts.
 pub struct Context {
@@ -126,6 +126,17 @@ pub enum Command {
         /// Told when it is so.
         reply: Reply,
     },
+    /// The user decides about a conflict that was left to him.
+    Resolve {
+        /// The file.
+        file: FileId,
+        /// What becomes of it.
+        resolution: Resolution,
+        /// Told under which key it goes on.
+        reply: oneshot::Sender<Result<Key, Error>>,
+    },
+    /// The user wants no more waiting for the next attempt.
+    Retry(FileId),
     /// Damage was looked for in a recovered file.
     Verified {
         /// The file.
@@ -153,8 +164,13 @@ pub enum Command {
     },
     /// Files have other names by a directory's move.
     Carried,
-    /// Told when nothing more can be done.
-    Drained(oneshot::Sender<()>),
+    /// Somebody waits until nothing more can be done about contents sealed before a session.
+    Drained {
+        /// The first session that is not waited for.
+        before: SessionId,
+        /// Told then.
+        reply: oneshot::Sender<()>,
+    },
     /// Told when everything has stopped.
     Shutdown(oneshot::Sender<()>),
 }

@@ -125,6 +125,16 @@ impl Origin {
     }
 }
 
+/// What the user makes of one conflict that was left to him.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolution {
+    /// As [`OnConflict::KeepBoth`].
+    KeepBoth,
+    /// As [`OnConflict::Overwrite`].
+    Overwrite,
+}
+
 /// Bytes of objects that local changes are based on. Implemented above, by the room that can read.
 #[async_trait]
 pub trait BaseSource: Send + Sync + 'static {
@@ -266,7 +276,17 @@ impl Writer {
 
     /// Every session that is not in the bucket yet, oldest first.
     pub fn sessions(&self) -> Vec<SessionStatus> {
-        status::statuses(&self.context)
+        self.sessions_before(SessionId(u64::MAX))
+    }
+
+    /// Those of files with changes from before a [`Writer::mark`] that are not in the bucket yet.
+    pub fn sessions_before(&self, mark: SessionId) -> Vec<SessionStatus> {
+        status::statuses(&self.context, mark)
+    }
+
+    /// A session that comes after everything sealed so far, and before everything that is sealed later.
+    pub fn mark(&self) -> SessionId {
+        self.context.book.next_session()
     }
 
     /// Gives up an interrupted or stuck session and its data, at the user's word. A file that is open goes on as what
@@ -283,6 +303,28 @@ impl Writer {
                 reason: "a commit is under way whose answer is not known".to_owned(),
             }),
         }
+    }
+
+    /// Decides about a session whose conflict was left to the user; it goes on under the key that is returned. `ENOENT`
+    /// when there is no such session, `EINVAL` when it has no conflict.
+    pub async fn resolve(&self, session: SessionId, resolution: Resolution) -> Result<Key, Error> {
+        let file = status::file_of(&self.context, session).ok_or_else(|| no_session(session))?;
+        let (reply, answer) = oneshot::channel();
+        self.context.command(Command::Resolve { file, resolution, reply });
+        answer.await.map_err(|_| file::stopped())?
+    }
+
+    /// Tries a pending session at once instead of after its pause, or all of them. Says how many are tried. `ENOENT`
+    /// when there is no such session, `EINVAL` when it does not wait for the store.
+    pub fn retry(&self, session: Option<SessionId>) -> Result<usize, Error> {
+        let pending = status::pending_files(&self.context, session);
+        if let (Some(session), []) = (session, pending.as_slice()) {
+            status::file_of(&self.context, session).ok_or_else(|| no_session(session))?;
+            let detail = format!("session {session} does not wait for the store");
+            return Err(Error::Staging { errno: libc::EINVAL, detail });
+        }
+        pending.iter().for_each(|file| self.context.command(Command::Retry(*file)));
+        Ok(pending.len())
     }
 
     /// Takes an interrupted session for complete, at the user's word: its content is uploaded as it is. The file is
@@ -342,8 +384,14 @@ impl Writer {
 
     /// Waits until every sealed session is in the bucket (interrupted ones excepted) or none can go on.
     pub async fn drained(&self) {
+        self.drained_before(SessionId(u64::MAX)).await;
+    }
+
+    /// The same for what was sealed before a [`Writer::mark`]. Of a file that is being rewritten all the time it may wait
+    /// for one content more, never for another.
+    pub async fn drained_before(&self, mark: SessionId) {
         let (reply, drained) = oneshot::channel();
-        self.context.command(Command::Drained(reply));
+        self.context.command(Command::Drained { before: mark, reply });
         // A scheduler that has been shut down drops the question, which is an answer as well.
         drained.await.ok();
     }

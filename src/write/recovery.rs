@@ -171,7 +171,18 @@ impl Recovery<'_> {
 
     fn pending(&mut self, file: FileId, entry: &FileRecord, content: Arc<Content>) {
         self.context.metrics.add(Counter::UploadsRecovered, 1);
-        let (job, handle) = match self.reopen(file, entry, &content) {
+        let handle = self.take_up_sealed(file, entry, &content);
+        self.found.pending.extend(handle);
+    }
+
+    /// Gives a sealed content a job, which begins once the content is verified.
+    fn take_up_sealed(
+        &mut self,
+        file: FileId,
+        entry: &FileRecord,
+        content: &Arc<Content>,
+    ) -> Option<Arc<WriteFile>> {
+        let (job, handle) = match self.reopen(file, entry, content) {
             Ok((handle, snapshot)) => {
                 let mut job = Job::new(Some(Arc::clone(&handle)));
                 let sealed = Some((content.session, Arc::clone(&snapshot)));
@@ -191,19 +202,13 @@ impl Recovery<'_> {
             }
         };
         self.jobs.insert(file, job);
-        self.found.pending.extend(handle);
+        handle
     }
 
     fn conflicted(&mut self, file: FileId, entry: &FileRecord, content: Arc<Content>) {
         match self.context.options.on_conflict {
-            OnConflict::Fail => match self.reopen(file, entry, &content) {
-                Ok((handle, snapshot)) => {
-                    let mut job = Job::new(Some(handle));
-                    job.content = Some((content.session, snapshot));
-                    self.jobs.insert(file, job);
-                }
-                Err(why) => log::error!("{} waits for a decision, but {why}", entry.upload.key),
-            },
+            // The user may still decide for sending it, before which it is verified like any other.
+            OnConflict::Fail => drop(self.take_up_sealed(file, entry, &content)),
             // The user has changed his mind: the conflict is met, and settled, once more.
             OnConflict::KeepBoth | OnConflict::Overwrite => {
                 let (key, expected) = (entry.upload.key.clone(), entry.upload.expected.clone());

@@ -18,13 +18,15 @@ use tokio::time::Instant;
 
 use crate::observe::{Gauge, task};
 use crate::store::wrap::{RetryListener, listening_to_retries};
-use crate::types::Key;
+use crate::types::{Key, SessionId};
 use crate::write::context::{Command, Context, Urgency};
 use crate::write::scheduler::sender::Work;
+use crate::write::status::owed_from;
 use crate::write::upload::{Effect, FileId};
 use crate::write::{Error, Hold, WriteFile};
 
 mod backoff;
+mod conflicts;
 mod facts;
 mod job;
 mod results;
@@ -65,7 +67,8 @@ pub struct Scheduler {
     moves: usize,
     /// Prefixes below which nothing is committed, once for each who wants that.
     frozen: Vec<String>,
-    drains: Vec<oneshot::Sender<()>>,
+    /// Those who wait, and before which session the contents are that they wait for.
+    drains: Vec<(SessionId, oneshot::Sender<()>)>,
     is_checkpointing: bool,
 }
 
@@ -187,6 +190,21 @@ impl Scheduler {
                 self.request(file, Request::GiveUp { by, reply });
                 file
             }
+            Command::Resolve { file, resolution, reply } => {
+                // Whoever asked may have stopped waiting; what was decided holds.
+                reply.send(self.conflict_decided(file, resolution)).ok();
+                file
+            }
+            Command::Retry(file) => {
+                self.with_job(file, |job| {
+                    (job.attempts, job.is_stuck) = (0, false);
+                    (job.retry_at, job.not_before) = (None, None);
+                    if let Some(handle) = &job.file {
+                        handle.retried();
+                    }
+                });
+                file
+            }
             Command::Verified { file, damage } => {
                 self.with_job(file, |job| (job.is_held, job.damage) = (false, damage));
                 file
@@ -223,8 +241,8 @@ impl Scheduler {
                 return self.touch_all();
             }
             Command::Carried => return self.touch_all(),
-            Command::Drained(reply) => {
-                self.drains.push(reply);
+            Command::Drained { before, reply } => {
+                self.drains.push((before, reply));
                 return;
             }
             Command::Shutdown(_) => unreachable!("the loop takes it"),
@@ -407,14 +425,30 @@ impl Scheduler {
     }
 
     fn answer_drains(&mut self) {
+        self.drains.retain(|(_, reply)| !reply.is_closed());
         if self.drains.is_empty() || self.moves > 0 {
             return;
         }
-        let can_go_on = |file: &FileId| self.jobs.get(file).is_some_and(|job| !job.is_stuck);
-        if !self.names.values().flatten().any(can_go_on) {
-            // Whoever asked may have stopped waiting.
-            self.drains.drain(..).for_each(|reply| reply.send(()).unwrap_or_default());
+        let drains = std::mem::take(&mut self.drains);
+        for (before, reply) in drains {
+            if self.can_any_go_on(before) {
+                self.drains.push((before, reply));
+            } else {
+                // Whoever asked may have stopped waiting.
+                reply.send(()).unwrap_or_default();
+            }
         }
+    }
+
+    /// Whether there is anything to be done about contents sealed before a session.
+    fn can_any_go_on(&self, before: SessionId) -> bool {
+        let mut pending = self.names.values().flatten();
+        pending.any(|file| {
+            let can_go_on = self.jobs.get(file).is_some_and(|job| !job.is_stuck);
+            let opened =
+                || self.context.book.look(|ledger| ledger.files.get(file).map(|entry| entry.session));
+            can_go_on && opened().is_some_and(|opened| owed_from(&self.context, *file, opened) < before)
+        })
     }
 
     fn checkpoint_if_due(&mut self) {

@@ -2,14 +2,37 @@
 
 use crate::types::SessionId;
 use crate::write::context::Context;
+use crate::write::context::outcome::Settled;
 use crate::write::upload::{FileId, FileRecord, Session, State};
 use crate::write::{SessionPhase, SessionStatus};
 
-/// Every session that is not in the bucket yet, oldest first.
-pub fn statuses(context: &Context) -> Vec<SessionStatus> {
+/// Every session that is not in the bucket yet, oldest first, of files with changes from before `mark`.
+pub fn statuses(context: &Context, mark: SessionId) -> Vec<SessionStatus> {
     let files: Vec<(FileId, FileRecord)> =
         context.book.look(|ledger| ledger.files.iter().map(|(file, entry)| (*file, entry.clone())).collect());
-    files.iter().filter_map(|(file, entry)| status_of(context, *file, entry)).collect()
+    let owed = files.iter().filter(|(file, entry)| owed_from(context, *file, entry.session) < mark);
+    owed.filter_map(|(file, entry)| status_of(context, *file, entry)).collect()
+}
+
+/// The first session of a file whose content may not be in the bucket. `opened` is the first it had.
+pub fn owed_from(context: &Context, file: FileId, opened: SessionId) -> SessionId {
+    match context.file(file).and_then(|handle| handle.outcome().last) {
+        Some((
+            session,
+            Settled::Committed(_) | Settled::Conflicted { kept_as: Some(_), .. } | Settled::Lost(_),
+        )) => opened.max(SessionId(session.0 + 1)),
+        Some((_, Settled::Conflicted { kept_as: None, .. })) | None => opened,
+    }
+}
+
+/// The files that wait for the store: all of them, or the one of a session.
+pub fn pending_files(context: &Context, session: Option<SessionId>) -> Vec<FileId> {
+    context.book.look(|ledger| {
+        let pending = ledger.files.iter().filter(|(_, entry)| entry.upload.is_pending());
+        let is_meant =
+            |entry: &FileRecord| session.is_none_or(|meant| sessions_of(entry).any(|s| s == meant));
+        pending.filter(|(_, entry)| is_meant(entry)).map(|(file, _)| *file).collect()
+    })
 }
 
 /// The file that a session belongs to.

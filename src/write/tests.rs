@@ -3,6 +3,7 @@
 mod commits;
 mod conflicts;
 mod crashes;
+mod decisions;
 mod model;
 mod moves;
 mod same;

@@ -28,5 +28,6 @@ mod ranges;
 mod reading;
 mod unchanged;
 mod unlinked;
+mod uploads_commands;
 mod versions;
 mod writing;

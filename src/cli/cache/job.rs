@@ -9,17 +9,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{self, LOOK_INTERVAL, percent, printable, tell};
+use crate::cli::output::{self, LINE_INTERVAL, LOOK_INTERVAL, percent, printable, tell};
 use crate::cli::status::clients;
-use crate::control::{
-    Answer, CacheAnswer, CacheCommand, Client, ClientError, Command, ErrorCode, REQUEST_BYTES_MAX,
-};
+use crate::control::{Answer, CacheAnswer, CacheCommand, Client, ClientError, Command, REQUEST_BYTES_MAX};
 use crate::fs::upkeep::{CacheNumbers, JobId, JobView, Outcome, Progress, Stage, Unpinned, Work};
 use crate::mount::{self, Signals};
 use crate::types::ByteSize;
 
-/// Pause between two lines about the progress where there is no terminal.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest that a question to the local disk of a mount may take.
 const DISK_MAX: Duration = Duration::from_secs(30);
 /// What a request has besides its paths, at most.
@@ -159,6 +155,9 @@ impl Desk {
             Answer::Hello(_)
             | Answer::Status(_)
             | Answer::Drain(_)
+            | Answer::Sealed { .. }
+            | Answer::Retried { .. }
+            | Answer::Resolved { .. }
             | Answer::Unmounted { .. }
             | Answer::Done
             | Answer::Error { .. } => Err(ClientError::Strange.into()),
@@ -271,10 +270,6 @@ fn check_length(paths: &[String]) -> Result<(), Failure> {
 
 fn failure(error: ClientError) -> Failure {
     match error {
-        ClientError::Refused { code: ErrorCode::BadRequest, .. } => {
-            Failure::new(Exit::Failure, "this mount was started by a release without this command")
-                .hint("unmount it and mount it again")
-        }
         ClientError::Silent(error) => Failure::new(Exit::Mountpoint, format!("the mount has gone: {error}"))
             .hint("mount it again and repeat the command: what was done stays"),
         ClientError::NotRunning { .. } | ClientError::Strange | ClientError::Refused { .. } => error.into(),

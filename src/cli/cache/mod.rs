@@ -1,8 +1,8 @@
 //! `tetherfs cache`: what is on the local disk, and having it fetched, kept, checked or taken off.
 
 mod args;
-mod job;
-mod place;
+pub mod job;
+pub mod place;
 mod stat;
 mod texts;
 mod unmounted;

@@ -102,6 +102,15 @@ impl WriteFile {
         });
     }
 
+    /// The user wants it tried again: whether the last failure passes by itself is open.
+    pub(in crate::write) fn retried(&self) {
+        self.outcome.send_modify(|outcome| {
+            if let Some(trouble) = &mut outcome.trouble {
+                trouble.is_stuck = false;
+            }
+        });
+    }
+
     /// What those who wait would be told.
     pub(in crate::write) fn outcome(&self) -> Outcome {
         self.outcome.borrow().clone()

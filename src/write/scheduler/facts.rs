@@ -137,7 +137,9 @@ impl Scheduler {
         if is_first {
             self.context.metrics.add(Counter::Conflicts, 1);
         }
-        match self.context.options.on_conflict {
+        // That the name of a copy is taken by another one is not what the user is asked about.
+        let settled = if is_first { self.context.options.on_conflict } else { OnConflict::KeepBoth };
+        match settled {
             OnConflict::KeepBoth => {
                 let attempt = if is_first { 0 } else { fastrand::u32(2..10_000) };
                 let copy =
@@ -459,7 +461,7 @@ fn ended(upload: &Session) -> Option<Ended> {
 }
 
 /// The name of a conflict copy: `NAME.conflict-HOST-TIME`, with a number where that is taken as well.
-fn conflict_key(key: &Key, host: &str, attempt: u32) -> Key {
+pub(super) fn conflict_key(key: &Key, host: &str, attempt: u32) -> Key {
     let time = OffsetDateTime::now_utc()
         .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
         .expect("the description asks for what every time has");

@@ -339,8 +339,18 @@ impl Session {
         }
     }
 
+    /// A conflict is settled, also one that had been left to the user.
+    fn conflict_settled(&mut self, settle: impl FnOnce(&mut Session)) -> bool {
+        if let State::Conflicted = self.state {
+            self.state = State::Open;
+            settle(self);
+            return true;
+        }
+        self.contested(|session, _| settle(session))
+    }
+
     fn conflict_kept(&mut self, key: &Key) -> bool {
-        self.contested(|session, _| {
+        self.conflict_settled(|session| {
             let wanted = std::mem::replace(&mut session.key, key.clone());
             session.contested.get_or_insert(wanted);
             session.expected = Precondition::Absent;
@@ -348,7 +358,7 @@ impl Session {
     }
 
     fn conflict_overruled(&mut self) -> bool {
-        self.contested(|session, _| session.expected = Precondition::None)
+        self.conflict_settled(|session| session.expected = Precondition::None)
     }
 
     fn renamed(&mut self, key: &Key, expected: &Precondition) -> bool {

@@ -1,48 +1,36 @@
-//! `tetherfs uploads`: what is not in the bucket yet, and deciding about it.
+//! `tetherfs uploads`: what is not in the bucket yet, waiting for it, and deciding about it.
+
+mod args;
+mod decide;
+mod wait;
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::args::UploadsCommand;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{self, age, percent, printable, tell};
+use crate::cli::output::{self, age, percent, printable};
 use crate::cli::pending::phase_word;
-use crate::cli::status::{ask, clients, status};
-use crate::control::{Client, Command, MountStatus};
-use crate::types::{ByteSize, SessionId, UnixTime};
+use crate::cli::status::ask;
+use crate::control::MountStatus;
+use crate::types::{ByteSize, UnixTime};
 use crate::write::SessionStatus;
 
-/// Deciding about an upload takes a request to the store and some disk.
-const DECISION_MAX: Duration = Duration::from_secs(60);
+pub use args::{EXAMPLES, UploadsAction, UploadsArguments};
+pub use wait::wait_for;
 
-/// Runs the command.
-pub fn run(command: &UploadsCommand) -> Result<Exit, Failure> {
-    match command {
-        UploadsCommand::List { directory, json } => {
-            list(directory.as_deref(), if *json { Form::Json } else { Form::Table })
-        }
-        UploadsCommand::Commit { session, mount } => commit(*session, mount.as_deref()),
-        UploadsCommand::Discard { session, mount, yes } => {
-            discard(*session, mount.as_deref(), if *yes { Consent::Given } else { Consent::Asked })
-        }
-    }
-}
-
-enum Form {
-    Table,
+/// How a result is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// For scripts.
     Json,
-}
-
-enum Consent {
-    Given,
-    Asked,
 }
 
 /// An upload and where it belongs, for scripts.
 #[derive(Debug, Serialize)]
-struct Listed<'a> {
+pub struct Listed<'a> {
     /// As `discard` takes it.
     id: String,
     mountpoint: &'a str,
@@ -50,11 +38,45 @@ struct Listed<'a> {
     upload: &'a SessionStatus,
 }
 
+impl Listed<'_> {
+    /// An upload of a mount.
+    pub fn new<'a>(mountpoint: &'a str, upload: &'a SessionStatus) -> Listed<'a> {
+        Listed { id: upload.session.to_string(), mountpoint, upload }
+    }
+}
+
+/// Runs the command.
+pub fn run(action: &UploadsAction) -> Result<Exit, Failure> {
+    match action {
+        UploadsAction::List { directory, json } => list(directory.as_deref(), form(*json)),
+        UploadsAction::Wait { directory, timeout, json } => {
+            wait::wait(directory.as_deref(), *timeout, form(*json))
+        }
+        UploadsAction::Retry { sessions, all, mount, json } => match all {
+            true => decide::retry_all(mount.as_deref(), form(*json)),
+            false => decide::retry(sessions, mount.as_deref(), form(*json)),
+        },
+        UploadsAction::Commit { session, mount, json } => {
+            decide::commit(*session, mount.as_deref(), form(*json))
+        }
+        UploadsAction::Discard { sessions, mount, yes, json } => {
+            decide::discard(sessions, mount.as_deref(), decide::consent(*yes), form(*json))
+        }
+        UploadsAction::Resolve { session, how, mount, yes, json } => {
+            decide::resolve(*session, how, mount.as_deref(), decide::consent(*yes), form(*json))
+        }
+    }
+}
+
+fn form(is_json: bool) -> Form {
+    if is_json { Form::Json } else { Form::Text }
+}
+
 fn list(directory: Option<&Path>, form: Form) -> Result<Exit, Failure> {
     let mounts = ask(directory)?;
     match form {
         Form::Json => output::print_json(&listed(&mounts))?,
-        Form::Table => output::print(&rows(&mounts, output::now())),
+        Form::Text => output::print(&rows(&mounts, output::now())),
     }
     Ok(Exit::Ok)
 }
@@ -63,11 +85,8 @@ fn listed(mounts: &[MountStatus]) -> Vec<Listed<'_>> {
     let of_mount = |mount: &MountStatus| mount.inside.sessions.len();
     let mut all = Vec::with_capacity(mounts.iter().map(of_mount).sum());
     for mount in mounts {
-        all.extend(mount.inside.sessions.iter().map(|upload| Listed {
-            id: upload.session.to_string(),
-            mountpoint: &mount.hello.mountpoint,
-            upload,
-        }));
+        let listed = |upload| Listed::new(&mount.hello.mountpoint, upload);
+        all.extend(mount.inside.sessions.iter().map(listed));
     }
     all
 }
@@ -95,51 +114,6 @@ fn rows(mounts: &[MountStatus], now: UnixTime) -> String {
         );
     }
     output::table(&["ID", "STATE", "SIZE", "SENT", "AGE", "MOUNT", "NAME", "ERROR"], &rows)
-}
-
-fn commit(session: SessionId, directory: Option<&Path>) -> Result<Exit, Failure> {
-    let (mut client, upload) = find(session, directory)?;
-    client.call(Command::Commit { session }, Some(DECISION_MAX))?;
-    tell(&format!("'{}' ({}) is on its way", printable(upload.key.as_str()), ByteSize(upload.bytes)));
-    Ok(Exit::Ok)
-}
-
-fn find(session: SessionId, directory: Option<&Path>) -> Result<(Client, SessionStatus), Failure> {
-    let mut found = Vec::new();
-    for mut client in clients(directory)? {
-        let status = status(&mut client)?;
-        let upload = status.inside.sessions.into_iter().find(|upload| upload.session == session);
-        found.extend(upload.map(|upload| (client, upload)));
-    }
-    the_only(found, session)
-}
-
-fn discard(session: SessionId, directory: Option<&Path>, consent: Consent) -> Result<Exit, Failure> {
-    let (mut client, upload) = find(session, directory)?;
-    let name = printable(upload.key.as_str());
-    let size = ByteSize(upload.bytes);
-    if let Consent::Asked = consent {
-        let what = format!("'{name}' ({size}, {}) is not in the bucket", phase_word(upload.state));
-        output::confirm(&what, "Delete its data for good?", "to delete its data for good")?;
-    }
-    client.call(Command::Discard { session }, Some(DECISION_MAX))?;
-    tell(&format!("'{name}' ({size}) is given up"));
-    Ok(Exit::Ok)
-}
-
-fn the_only(
-    mut found: Vec<(Client, SessionStatus)>,
-    session: SessionId,
-) -> Result<(Client, SessionStatus), Failure> {
-    match (found.pop(), found.len()) {
-        (None, _) => Err(Failure::new(Exit::Failure, format!("no mount has an upload {session}"))
-            .hint("'tetherfs uploads list' shows them; it may have been finished meanwhile")),
-        (Some(only), 0) => Ok(only),
-        (Some(_), others) => {
-            Err(Failure::new(Exit::Usage, format!("{} mounts have an upload {session}", others + 1))
-                .hint("say which with --mount DIR"))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -195,11 +169,5 @@ mod tests {
         assert!(
             rows(&[mounted("/a", vec![])], UnixTime::default()).starts_with("Everything is in the bucket.")
         );
-    }
-
-    #[test]
-    fn an_unknown_number_is_an_error() {
-        let failure = the_only(Vec::new(), SessionId(1)).unwrap_err();
-        assert_eq!(failure.message, "no mount has an upload 0000000000000001");
     }
 }
