@@ -48,14 +48,16 @@ pub struct Position(pub u64);
 pub struct Replay {
     /// Every good record, in the order of its append.
     pub records: Vec<Vec<u8>>,
-    /// What was found damaged, other than a torn tail. The damaged bytes have been set aside.
+    /// What was found damaged, other than a torn tail. [`Journal::open`] has set the damaged bytes aside.
     pub damage: Vec<Damage>,
+    /// Length of the torn tail: what a crash leaves of an append. [`Journal::open`] has cut it.
+    pub torn_bytes: usize,
 }
 
 /// A stretch of a journal file that could not be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// Where the bytes have been set aside.
+    /// Where [`Journal::open`] sets the bytes aside.
     pub kept_as: PathBuf,
     /// What is wrong with them.
     pub reason: String,
@@ -153,6 +155,21 @@ impl Journal {
             sync_ended: Condvar::new(),
         };
         Ok((journal, replay))
+    }
+
+    /// Reads what the journal in `directory` holds, and changes nothing. `None` when there is none.
+    pub fn read(disk: &dyn Disk, directory: &Path) -> Result<Option<Replay>, JournalError> {
+        let names = match disk.list(directory) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at(directory)(error)),
+        };
+        let Some(generation) = names.iter().filter_map(|name| generation_of(name)).max() else {
+            return Ok(None);
+        };
+        let (bytes, scan) = scan_generation(disk, directory, generation)?;
+        let damage = scan.damage.iter().map(|stretch| damage_of(directory, generation, stretch)).collect();
+        Ok(Some(replay(&bytes, &scan, damage)))
     }
 
     /// Appends a record (64 MiB at most). When this returns, the record survives the death of this process.
@@ -378,23 +395,46 @@ fn renew_generation(
     directory: &Path,
     generation: u64,
 ) -> Result<(GenerationFile, Replay), JournalError> {
-    let path = generation_path(directory, generation);
-    let bytes = disk.open(&path).and_then(|file| file.read_all()).map_err(at(&path))?;
-    let scan = frame::scan(&bytes, generation).map_err(|frame::Newer(found)| JournalError::Newer {
-        path: path.clone(),
-        found,
-        known: frame::FORMAT_VERSION,
-    })?;
-    let records: Vec<Vec<u8>> = scan.records.iter().map(|range| bytes[range.clone()].to_vec()).collect();
+    let (bytes, scan) = scan_generation(disk, directory, generation)?;
     let damage = match scan.damage.as_slice() {
         [] => Vec::new(),
         stretches => set_aside(disk, directory, generation, &bytes, stretches)?,
     };
-    if scan.good_end < bytes.len() {
-        log::info!("Journal's torn tail cut path={} bytes={}", path.display(), bytes.len() - scan.good_end);
+    let replay = replay(&bytes, &scan, damage);
+    if replay.torn_bytes > 0 {
+        log::info!("Journal's torn tail cut generation={generation} bytes={}", replay.torn_bytes);
     }
-    let file = begin_generation(disk, directory, generation + 1, &records)?.durable()?;
-    Ok((file, Replay { records, damage }))
+    let file = begin_generation(disk, directory, generation + 1, &replay.records)?.durable()?;
+    Ok((file, replay))
+}
+
+fn scan_generation(
+    disk: &dyn Disk,
+    directory: &Path,
+    generation: u64,
+) -> Result<(Vec<u8>, frame::Scan), JournalError> {
+    let path = generation_path(directory, generation);
+    let bytes = disk.open(&path).and_then(|file| file.read_all()).map_err(at(&path))?;
+    match frame::scan(&bytes, generation) {
+        Ok(scan) => Ok((bytes, scan)),
+        Err(frame::Newer(found)) => Err(JournalError::Newer { path, found, known: frame::FORMAT_VERSION }),
+    }
+}
+
+fn replay(bytes: &[u8], scan: &frame::Scan, damage: Vec<Damage>) -> Replay {
+    let records = scan.records.iter().map(|range| bytes[range.clone()].to_vec()).collect();
+    // A damaged header is damage up to the end, so that nothing of the file is good and nothing of it torn.
+    let bad_end = scan.damage.last().map_or(0, |stretch| stretch.range.end);
+    Replay { records, damage, torn_bytes: bytes.len() - scan.good_end.max(bad_end) }
+}
+
+fn damage_of(directory: &Path, generation: u64, stretch: &frame::Stretch) -> Damage {
+    let frame::Stretch { range, reason } = stretch;
+    let name = format!("{FILE_PREFIX}{generation}-at-{}.damaged", range.start);
+    Damage {
+        kept_as: parent_of(directory).join(RECOVERED_DIRECTORY).join(name),
+        reason: format!("journal {generation}, bytes {} to {}: {reason}", range.start, range.end),
+    }
 }
 
 /// Copies damaged stretches to files of their own.
@@ -409,20 +449,17 @@ fn set_aside(
     disk.create_directory(&recovered).map_err(at(&recovered))?;
     let mut damage = Vec::new();
     for stretch in stretches {
-        let path = recovered.join(format!("{FILE_PREFIX}{generation}-at-{}.damaged", stretch.range.start));
+        let found = damage_of(directory, generation, stretch);
         let copy = || -> io::Result<()> {
-            let mut file = disk.open(&path)?;
+            let mut file = disk.open(&found.kept_as)?;
             file.truncate(0)?;
             file.append(&bytes[stretch.range.clone()])?;
             file.sync()
         };
-        copy().map_err(at(&path))?;
-        let reason = format!(
-            "journal {generation}, bytes {} to {}: {}",
-            stretch.range.start, stretch.range.end, stretch.reason
-        );
-        log::warn!("Journal damaged, bytes set aside kept_as={} reason={reason}", path.display());
-        damage.push(Damage { kept_as: path, reason });
+        copy().map_err(at(&found.kept_as))?;
+        let (path, reason) = (found.kept_as.display(), &found.reason);
+        log::warn!("Journal damaged, bytes set aside kept_as={path} reason={reason}");
+        damage.push(found);
     }
     disk.sync_directory(&recovered).map_err(at(&recovered))?;
     Ok(damage)
@@ -432,14 +469,11 @@ fn set_aside(
 fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<Option<u64>, JournalError> {
     let mut complete = BTreeSet::new();
     for name in disk.list(directory).map_err(at(directory))? {
-        match name.strip_prefix(FILE_PREFIX).map(|rest| (rest, rest.strip_suffix(UNFINISHED_SUFFIX))) {
-            Some((_, Some(_))) => {
-                let path = directory.join(&name);
-                disk.remove(&path).map_err(at(&path))?;
-            }
-            Some((generation, None)) => complete.extend(generation.parse::<u64>().ok()),
-            None => {}
+        if name.starts_with(FILE_PREFIX) && name.ends_with(UNFINISHED_SUFFIX) {
+            let path = directory.join(&name);
+            disk.remove(&path).map_err(at(&path))?;
         }
+        complete.extend(generation_of(&name));
     }
     Ok(complete.last().copied())
 }
@@ -447,13 +481,17 @@ fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<Option<u64>, J
 /// Removes the generations before `newest`. A failure costs disk space until the next opening, no more.
 fn remove_older(disk: &dyn Disk, directory: &Path, newest: u64) {
     for name in disk.list(directory).unwrap_or_default() {
-        let generation = name.strip_prefix(FILE_PREFIX).and_then(|rest| rest.parse::<u64>().ok());
-        if generation.is_some_and(|generation| generation < newest)
+        if generation_of(&name).is_some_and(|generation| generation < newest)
             && let Err(error) = disk.remove(&directory.join(&name))
         {
             log::warn!("Old journal not removed name={name} error={error}");
         }
     }
+}
+
+/// The generation of a complete file, by its name.
+fn generation_of(name: &str) -> Option<u64> {
+    name.strip_prefix(FILE_PREFIX)?.parse().ok()
 }
 
 fn generation_path(directory: &Path, generation: u64) -> PathBuf {

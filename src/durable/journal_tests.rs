@@ -90,6 +90,39 @@ fn a_flipped_byte_is_set_aside_once_and_costs_one_record() {
 }
 
 #[test]
+fn reading_tells_what_opening_would_and_changes_nothing() {
+    let read = |disk: &CrashDisk| Journal::read(disk, Path::new(DIRECTORY)).unwrap();
+    assert!(read(&CrashDisk::default()).is_none());
+    let (_, whole) = disk_with(&samples());
+    let (mut damaged, mut torn) = (0, 0);
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        for bytes in [&flipped[..], &whole[..at]] {
+            let disk = CrashDisk::default();
+            disk.put(&generation_file(1), bytes);
+            disk.put(&Path::new(DIRECTORY).join("journal-2.new"), b"unfinished");
+            let seen = read(&disk).unwrap();
+            let names = |disk: &CrashDisk| {
+                let mut names = disk.list(Path::new(DIRECTORY)).unwrap();
+                names.sort();
+                names
+            };
+            assert_eq!(names(&disk), ["journal-1", "journal-2.new"]);
+            assert_eq!(disk.content(&generation_file(1)).unwrap(), bytes);
+            let (_, opened) = open(&disk).unwrap();
+            assert_eq!((&seen.records, &seen.damage), (&opened.records, &opened.damage), "at {at}");
+            assert_eq!(seen.torn_bytes, opened.torn_bytes, "at {at}");
+            seen.damage.iter().for_each(|damage| assert!(disk.content(&damage.kept_as).is_some()));
+            damaged += usize::from(!seen.damage.is_empty());
+            torn += usize::from(seen.torn_bytes > 0);
+            assert_eq!(read(&disk).unwrap().torn_bytes, 0, "cut by the opening");
+        }
+    }
+    assert!(damaged > 100 && torn > 100, "{damaged} {torn}");
+}
+
+#[test]
 fn a_file_cut_within_its_header_is_damage() {
     let (_, whole) = disk_with(&[]);
     for cut in 0..frame::FILE_HEADER_BYTES {
