@@ -15,6 +15,7 @@ use crate::store::{ObjectStore, Precondition};
 use crate::types::{Key, SessionId};
 use crate::write::context::book::Book;
 use crate::write::context::killpoint::KillSwitch;
+use crate::write::recovery::RECOVERED_DIRECTORY;
 use crate::write::staging::{Snapshot, Staging, StagingArea};
 use crate::write::upload::{FileId, PartLayout, Rules};
 use crate::write::{BaseSource, Error, Event, Hold, Options, Resolution, WriteFile};
@@ -192,7 +193,7 @@ impl Context {
 
     /// Where what is damaged or unknown is kept for the user.
     pub fn recovered_directory(&self) -> PathBuf {
-        self.options.directory.join("recovered")
+        self.options.directory.join(RECOVERED_DIRECTORY)
     }
 
     /// Moves a file's local data, which nobody holds any more, to where the user finds them.

@@ -40,6 +40,9 @@ use crate::write::upload::{Base, FileId, Move, MoveState};
 
 pub use context::killpoint::{KillAt, KillAtError, KillPoint};
 pub use file::{Hold, WriteFile};
+pub use recovery::{
+    Examination, FileReport, JournalReport, MoveReport, Prospect, StateReport, StrayReport, UnreadableReport,
+};
 pub use rename::tree::Tree;
 pub use upload::{TreeMove, TreePhase};
 

@@ -3,13 +3,19 @@
 //! Opening asks the network nothing. Verification of staged data and everything that needs the store run behind it;
 //! no byte of a file is sent before the file has been verified.
 
+mod examine;
+mod left;
+mod outlook;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
-use crate::durable::{Journal, RealDisk, write_atomic};
+use crate::durable::{Disk, Journal, RealDisk, write_atomic};
 use crate::observe::{Counter, Metrics, task};
 use crate::store::ObjectStore;
 use crate::types::{Crc64, SessionId};
@@ -18,12 +24,22 @@ use crate::write::context::killpoint::KillSwitch;
 use crate::write::context::{Command, Context};
 use crate::write::file::{Beginning, Left, WriteFile, local_error};
 use crate::write::scheduler::{Job, Scheduler};
-use crate::write::staging::{Snapshot, StagingArea};
+use crate::write::staging::{Snapshot, Staging, StagingArea};
 use crate::write::status::status_of;
 use crate::write::upload::{
     Content, FileId, FileRecord, Ledger, Record, RecordError, Rules, SessionEvent, State,
 };
 use crate::write::{BaseSource, Error, Event, OnConflict, Options, Recovered, rename};
+
+pub use examine::Examination;
+pub use outlook::Prospect;
+pub use report::{FileReport, JournalReport, MoveReport, StateReport, StrayReport, UnreadableReport};
+
+/// Where in a state directory things are.
+const JOURNAL_DIRECTORY: &str = "journal";
+const STAGING_DIRECTORY: &str = "staging";
+/// What is damaged or unknown, kept for the user.
+pub const RECOVERED_DIRECTORY: &str = "recovered";
 
 /// A room as it was left, ready to go on.
 pub struct Opened {
@@ -43,7 +59,7 @@ pub fn open(
     metrics: Arc<Metrics>,
 ) -> Result<Opened, Error> {
     let directory = options.directory.clone();
-    let (journal, replay) = Journal::open(Arc::new(RealDisk), &directory.join("journal"))
+    let (journal, replay) = Journal::open(Arc::new(RealDisk), &directory.join(JOURNAL_DIRECTORY))
         .map_err(|error| journal_error(&error))?;
     for damage in &replay.damage {
         metrics.add(Counter::Quarantined, 1);
@@ -53,9 +69,24 @@ pub fn open(
             damage.kept_as.display()
         );
     }
-    let mut ledger = fold(&replay.records, &directory.join("recovered"), &metrics)?;
-    let area = StagingArea::open(&directory.join("staging"), options.staging_bytes_max, Arc::clone(&metrics))
-        .map_err(|error| local_error("opening the staging directory", &error))?;
+    let (mut ledger, unusable) = fold(&replay.records)?;
+    for record in unusable {
+        metrics.add(Counter::Quarantined, 1);
+        let why = &record.why;
+        match record.set_aside(&directory.join(RECOVERED_DIRECTORY)) {
+            Ok(path) => log::error!("A journal record is set aside as {}: {why}", path.display()),
+            // The journal still has it, and so has the next replay.
+            Err(error) => {
+                log::error!("A journal record is unusable ({why}) and cannot be set aside: {error}")
+            }
+        }
+    }
+    let area = StagingArea::open(
+        &directory.join(STAGING_DIRECTORY),
+        options.staging_bytes_max,
+        Arc::clone(&metrics),
+    )
+    .map_err(|error| local_error("opening the staging directory", &error))?;
     let highest = area.leftovers().last().map_or(0, |id| id + 1);
     ledger.next_id = ledger.next_id.max(highest).max(1);
     ledger.files.values_mut().for_each(|entry| entry.upload.restart());
@@ -93,11 +124,33 @@ pub fn open(
     Ok(Opened { context, recovered, events: news })
 }
 
-/// Folds all records. What cannot be read or does not fit is set aside.
-fn fold(records: &[Vec<u8>], recovered: &Path, metrics: &Metrics) -> Result<Ledger, Error> {
+/// A record that cannot be read, or does not fit those before it.
+#[derive(Debug)]
+struct UnusableRecord {
+    bytes: Vec<u8>,
+    why: String,
+}
+
+impl UnusableRecord {
+    /// Where it is kept once it is set aside.
+    fn kept_as(&self, recovered: &Path) -> PathBuf {
+        recovered.join(format!("record-{}", Crc64::of(&self.bytes)))
+    }
+
+    fn set_aside(&self, recovered: &Path) -> io::Result<PathBuf> {
+        let path = self.kept_as(recovered);
+        RealDisk.create_directory(recovered)?;
+        write_atomic(&path, &self.bytes)?;
+        Ok(path)
+    }
+}
+
+/// Folds all records that can be.
+fn fold(records: &[Vec<u8>]) -> Result<(Ledger, Vec<UnusableRecord>), Error> {
     let mut ledger = Ledger::default();
+    let mut unusable = Vec::new();
     for bytes in records {
-        let problem = match Record::decode(bytes) {
+        let why = match Record::decode(bytes) {
             Ok(record) => match ledger.apply(&record) {
                 Ok(()) => continue,
                 Err(misfit) => misfit.to_string(),
@@ -108,18 +161,9 @@ fn fold(records: &[Vec<u8>], recovered: &Path, metrics: &Metrics) -> Result<Ledg
             }
             Err(error @ RecordError::Syntax(_)) => error.to_string(),
         };
-        metrics.add(Counter::Quarantined, 1);
-        let path = recovered.join(format!("record-{}", Crc64::of(bytes)));
-        let kept = std::fs::create_dir_all(recovered).and_then(|()| write_atomic(&path, bytes));
-        match kept {
-            Ok(()) => log::error!("A journal record is set aside as {}: {problem}", path.display()),
-            // The journal still has it, and so has the next replay.
-            Err(error) => {
-                log::error!("A journal record is unusable ({problem}) and cannot be set aside: {error}")
-            }
-        }
+        unusable.push(UnusableRecord { bytes: bytes.clone(), why });
     }
-    Ok(ledger)
+    Ok((ledger, unusable))
 }
 
 /// One pass over what was left.
@@ -225,12 +269,7 @@ impl Recovery<'_> {
         entry: &FileRecord,
         content: &Arc<Content>,
     ) -> Result<(Arc<WriteFile>, Arc<Snapshot>), String> {
-        let staging = self
-            .context
-            .area
-            .reopen(file.0, &content.extents, content.size)
-            .map_err(|error| error.to_string())?;
-        let snapshot = Arc::new(staging.freeze().map_err(|error| error.to_string())?);
+        let (staging, snapshot) = sealed_data(&self.context.area, file, content)?;
         let left =
             Left { file, staging, content: Content::clone(content), sealed: Some(Arc::clone(&snapshot)) };
         Ok((WriteFile::left(self.context, beginning(entry, content), left), snapshot))
@@ -264,21 +303,7 @@ impl Recovery<'_> {
     }
 
     fn salvaged(&self, file: FileId, entry: &FileRecord) -> Option<Content> {
-        if entry.base.as_ref().is_some_and(|base| base.valid > 0) {
-            return None;
-        }
-        let found = self.context.area.salvage(file.0);
-        let found = found.inspect_err(|error| log::warn!("Staging file {} cannot be read: {error}", file.0));
-        let (extents, size) = found.ok().flatten().filter(|(extents, _)| !extents.is_empty())?;
-        let content = Content {
-            session: entry.session,
-            size,
-            dirty: extents.iter().map(|extent| extent.range).collect(),
-            extents,
-            base: None,
-            change: None,
-            attributes: entry.attributes.clone(),
-        };
+        let content = salvage(&self.context.area, file, entry)?;
         let record = Record::Progress { file, content: Box::new(content.clone()) };
         match self.context.book.record(&record) {
             Ok(_) => Some(content),
@@ -351,6 +376,47 @@ fn fate(entry: &FileRecord) -> Fate {
     }
 }
 
+/// The data of a sealed content as an earlier process left them, or why they are not there as they should be.
+fn sealed_data(
+    area: &Arc<StagingArea>,
+    file: FileId,
+    content: &Content,
+) -> Result<(Staging, Arc<Snapshot>), String> {
+    let staging = area.reopen(file.0, &content.extents, content.size).map_err(|error| error.to_string())?;
+    let snapshot = staging.freeze().map_err(|error| error.to_string())?;
+    Ok((staging, Arc::new(snapshot)))
+}
+
+/// What is told of data that have been set aside.
+pub fn damage_text(why: &str, kept_in: &Path) -> String {
+    format!("the staged data are damaged ({why}); they are kept in {}", kept_in.display())
+}
+
+/// What is wrong with staged data, if anything is.
+fn damage_in(snapshot: &Snapshot) -> Option<String> {
+    let damaged = snapshot.verify();
+    damaged.first().map(|range| format!("{} places, the first at {range:?}", damaged.len()))
+}
+
+/// What a file held of which no record says anything: a new file's bytes are found by themselves.
+fn salvage(area: &StagingArea, file: FileId, entry: &FileRecord) -> Option<Content> {
+    if entry.base.as_ref().is_some_and(|base| base.valid > 0) {
+        return None;
+    }
+    let found = area.salvage(file.0);
+    let found = found.inspect_err(|error| log::warn!("Staging file {} cannot be read: {error}", file.0));
+    let (extents, size) = found.ok().flatten().filter(|(extents, _)| !extents.is_empty())?;
+    Some(Content {
+        session: entry.session,
+        size,
+        dirty: extents.iter().map(|extent| extent.range).collect(),
+        extents,
+        base: None,
+        change: None,
+        attributes: entry.attributes.clone(),
+    })
+}
+
 /// What a file is made from that an earlier process left.
 pub fn beginning(entry: &FileRecord, content: &Content) -> Beginning {
     Beginning {
@@ -371,10 +437,7 @@ fn verify(context: Arc<Context>, files: Vec<(FileId, Arc<Snapshot>)>) {
             log::warn!("The journal is not synced: {error}");
         }
         for (file, snapshot) in files {
-            let damaged = snapshot.verify();
-            let damage =
-                damaged.first().map(|range| format!("{} places, the first at {range:?}", damaged.len()));
-            context.command(Command::Verified { file, damage });
+            context.command(Command::Verified { file, damage: damage_in(&snapshot) });
         }
     });
 }

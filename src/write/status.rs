@@ -89,7 +89,8 @@ pub fn status_of(context: &Context, file: FileId, entry: &FileRecord) -> Option<
     })
 }
 
-fn phase_of(upload: &Session, is_stuck: bool) -> Option<SessionPhase> {
+/// How far an upload is; `None` when it has nothing on its way.
+pub fn phase_of(upload: &Session, is_stuck: bool) -> Option<SessionPhase> {
     match &upload.state {
         State::Quarantined { .. } => Some(SessionPhase::Stuck),
         State::Conflicted => Some(SessionPhase::Conflicted),

@@ -4,6 +4,7 @@ mod commits;
 mod conflicts;
 mod crashes;
 mod decisions;
+mod examine;
 mod model;
 mod moves;
 mod same;

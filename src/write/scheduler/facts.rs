@@ -11,6 +11,7 @@ use crate::types::{Key, ObjectMeta, SessionId};
 use crate::write::context::GiveUpBy;
 use crate::write::context::book::BookError;
 use crate::write::context::outcome::{Settled, Trouble};
+use crate::write::recovery::damage_text;
 use crate::write::scheduler::job::{Job, Request};
 use crate::write::scheduler::sender::new_token;
 use crate::write::scheduler::{Scheduler, backoff, is_local, name_of};
@@ -338,7 +339,7 @@ impl Scheduler {
     /// Local data are not what was written: they are set aside, never sent, never dropped.
     fn quarantine(&mut self, file: FileId, why: &str) {
         let to = self.context.recovered_directory();
-        let why = format!("the staged data are damaged ({why}); they are kept in {}", to.display());
+        let why = damage_text(why, &to);
         let found = self
             .context
             .book

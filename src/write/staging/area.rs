@@ -108,17 +108,31 @@ impl StagingArea {
         self.lock().leftovers.keys().copied().collect()
     }
 
+    /// The files of an id that are there.
+    pub fn files_of(&self, id: u64) -> io::Result<Vec<PathBuf>> {
+        let mut there = Vec::new();
+        for path in [LocalFile::Home, LocalFile::Spill].map(|file| self.directory.join(file_name(id, file))) {
+            if fs::exists(&path)? {
+                there.push(path);
+            }
+        }
+        Ok(there)
+    }
+
+    /// Bytes that the files of an id take on disk, in whole pages.
+    pub fn bytes_of(&self, id: u64) -> io::Result<u64> {
+        self.files_of(id)?.iter().map(|path| bytes_on_disk(path)).sum()
+    }
+
     /// Moves a leftover's files into `to` (made when absent, on the same file system), where they no longer count.
     /// Returns their new paths. Fails rather than replace a file there.
     pub fn quarantine(&self, id: u64, to: &Path) -> io::Result<Vec<PathBuf>> {
         RealDisk.create_directory(to)?;
         let mut moved = Vec::new();
-        for file in [LocalFile::Home, LocalFile::Spill] {
-            let (from, to) = (self.directory.join(file_name(id, file)), to.join(file_name(id, file)));
-            if fs::exists(&from)? {
-                rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE)?;
-                moved.push(to);
-            }
+        for from in self.files_of(id)? {
+            let to = to.join(from.file_name().expect("files of ours have names"));
+            rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE)?;
+            moved.push(to);
         }
         RealDisk.sync_directory(to)?;
         RealDisk.sync_directory(&self.directory)?;
