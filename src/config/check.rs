@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::env::KILL_AT;
 use crate::config::places::{self, overlap};
-use crate::config::{Config, ConfigError, Origin, Setting, Settings, Surroundings};
+use crate::config::{Config, ConfigError, Group, Origin, Setting, Settings, Surroundings, Volume};
 use crate::fs::CommitMode;
 use crate::store::{AddressingStyle, Identity, Location, S3Options};
 use crate::types::ByteSize;
@@ -50,6 +50,7 @@ pub fn check(
     let url = places::url_text(&location);
     Ok(Config {
         url: url.clone(),
+        reached_by: settings.written_of(Group::Store).texts(),
         location,
         state_directory,
         store,
@@ -73,6 +74,18 @@ pub fn check(
         log_level: parsed(settings, Setting::LogLevel, log::LevelFilter::from_str)?,
         log_file,
     })
+}
+
+/// What is to be known of a volume without mounting it.
+pub fn check_volume(
+    settings: &Settings,
+    location: Location,
+    surroundings: &Surroundings,
+) -> Result<Volume, ConfigError> {
+    let store = store_options(settings, &location)?;
+    let (state_directory, _) = directories(settings, &location, store.s3.endpoint.as_deref(), surroundings)?;
+    let write = write_options(settings, state_directory.clone(), &store, surroundings)?;
+    Ok(Volume { url: places::url_text(&location), location, state_directory, store, write })
 }
 
 fn store_options(settings: &Settings, location: &Location) -> Result<store::Options, ConfigError> {

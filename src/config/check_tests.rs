@@ -55,6 +55,20 @@ fn defaults_make_a_configuration() {
 }
 
 #[test]
+fn a_volume_has_the_state_directory_of_its_mount() {
+    let pairs = [("endpoint", "http://nas:9000"), ("part-size", "16MiB")];
+    let config = with(&pairs).unwrap();
+    assert_eq!(config.reached_by, [("endpoint".to_owned(), "http://nas:9000".to_owned())].into());
+    let mut settings = Settings::defaults();
+    for (name, text) in pairs {
+        settings.set(Setting::from_name(name).unwrap(), text, Origin::Flag);
+    }
+    let volume = check_volume(&settings, bucket(), &surroundings()).unwrap();
+    assert_eq!((&volume.url, &volume.state_directory), (&config.url, &config.state_directory));
+    assert_eq!((volume.store, volume.write), (config.store, config.write));
+}
+
+#[test]
 fn values_arrive_where_they_are_meant() {
     let config = with(&[
         ("endpoint", "http://h:9000"),

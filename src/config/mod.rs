@@ -15,6 +15,7 @@ mod places;
 mod setting;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Config {
     pub location: Location,
     /// The volume as shown to users.
     pub url: String,
+    /// What was written of how to reach it, by the names of the settings. Without secrets.
+    pub reached_by: BTreeMap<String, String>,
     /// To be leased before anything else.
     pub state_directory: PathBuf,
     /// For `store`.
@@ -114,6 +117,21 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
 }
 
+/// What is to be known of a volume without mounting it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Volume {
+    /// The volume.
+    pub location: Location,
+    /// The volume as shown to users.
+    pub url: String,
+    /// Where its changes wait.
+    pub state_directory: PathBuf,
+    /// For `store`.
+    pub store: store::Options,
+    /// For `write`.
+    pub write: write::Options,
+}
+
 impl Config {
     /// The same, with the mountpoint as the mount table will show it.
     pub fn mounted_on(mut self, mountpoint: PathBuf) -> Config {
@@ -137,14 +155,32 @@ impl Config {
 /// Reads the files, puts all sources over each other and checks the result.
 pub fn load(typed: &Typed, surroundings: &Surroundings) -> Result<Config, ConfigError> {
     let location: Location = typed.url.parse()?;
-    let settings = collect(typed, surroundings, &places::url_text(&location))?;
+    let (flags, file) = (typed.settings.clone(), typed.config_file.clone());
+    let settings = collect(flags, file, surroundings, &places::url_text(&location))?;
     check::check(&settings, location, &typed.mountpoint, surroundings)
 }
 
-/// All sources, weakest first, over each other.
-fn collect(typed: &Typed, surroundings: &Surroundings, url: &str) -> Result<Settings, ConfigError> {
+/// The same for a volume that is not to be mounted.
+pub fn load_volume(
+    url: &str,
+    settings: Settings,
+    config_file: Option<PathBuf>,
+    surroundings: &Surroundings,
+) -> Result<Volume, ConfigError> {
+    let location: Location = url.parse()?;
+    let settings = collect(settings, config_file, surroundings, &places::url_text(&location))?;
+    check::check_volume(&settings, location, surroundings)
+}
+
+/// All sources, weakest first, over each other. `typed` is the strongest.
+fn collect(
+    typed: Settings,
+    config_file: Option<PathBuf>,
+    surroundings: &Surroundings,
+    url: &str,
+) -> Result<Settings, ConfigError> {
     let environment = &surroundings.environment;
-    let named = typed.config_file.clone().or_else(|| environment.get("TETHERFS_CONFIG").map(PathBuf::from));
+    let named = config_file.or_else(|| environment.get("TETHERFS_CONFIG").map(PathBuf::from));
     let (files, must_exist) = match named {
         Some(path) => (vec![surroundings.directory.join(path)], true),
         None => (places::config_files(environment), false),
@@ -159,7 +195,7 @@ fn collect(typed: &Typed, surroundings: &Surroundings, url: &str) -> Result<Sett
         }
     }
     settings.overlay(environment.settings()?);
-    settings.overlay(typed.settings.clone());
+    settings.overlay(typed);
     Ok(settings)
 }
 
@@ -195,9 +231,7 @@ mod tests {
         ]);
         let mut flags = Settings::default();
         flags.set(Setting::Profile, "flag", Origin::Flag);
-        let mut typed =
-            Typed { url: "s3://b".to_owned(), mountpoint: "/mnt".into(), settings: flags, config_file: None };
-        let settings = collect(&typed, &surroundings(environment.clone()), "s3://b").unwrap();
+        let settings = collect(flags.clone(), None, &surroundings(environment.clone()), "s3://b").unwrap();
         let text = |setting| settings.get(setting).map(|given| given.text.as_str());
         assert_eq!(text(Setting::PartSize), Some("8MiB"), "default");
         assert_eq!(text(Setting::Requests), Some("2"), "file over default");
@@ -205,8 +239,8 @@ mod tests {
         assert_eq!(text(Setting::Region), Some("env"), "environment over file");
         assert_eq!(text(Setting::Profile), Some("flag"), "flag over all");
 
-        typed.config_file = Some(folder.path().join("absent.toml"));
-        let error = collect(&typed, &surroundings(environment), "s3://b").unwrap_err();
+        let absent = Some(folder.path().join("absent.toml"));
+        let error = collect(flags, absent, &surroundings(environment), "s3://b").unwrap_err();
         assert!(error.to_string().contains("absent.toml"), "{error}");
         assert!(error.hint().contains("--config"), "{}", error.hint());
     }
@@ -214,13 +248,7 @@ mod tests {
     #[test]
     fn files_that_are_not_there_are_no_error() {
         let environment = Environment::from_pairs([("XDG_CONFIG_HOME", "/nowhere/at/all")]);
-        let typed = Typed {
-            url: "s3://b".to_owned(),
-            mountpoint: "/mnt".into(),
-            settings: Settings::default(),
-            config_file: None,
-        };
-        let settings = collect(&typed, &surroundings(environment), "s3://b").unwrap();
+        let settings = collect(Settings::default(), None, &surroundings(environment), "s3://b").unwrap();
         assert_eq!(settings.get(Setting::CacheSize).map(|g| &g.origin), Some(&Origin::Default));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::config::{ConfigError, Setting, ValueKind};
+use crate::config::{ConfigError, Group, Setting, ValueKind};
 
 /// Where a value was written. The order is that of precedence, weakest first.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +69,19 @@ impl Settings {
     /// Puts the values of a stronger source over these.
     pub fn overlay(&mut self, stronger: Settings) {
         self.0.extend(stronger.0);
+    }
+
+    /// Those of one group that somebody wrote.
+    pub fn written_of(&self, group: Group) -> Settings {
+        let written = |(setting, given): &(&Setting, &Given)| {
+            setting.spec().group == group && given.origin != Origin::Default
+        };
+        Settings(self.0.iter().filter(written).map(|(setting, given)| (*setting, given.clone())).collect())
+    }
+
+    /// All that were written, by name.
+    pub fn texts(&self) -> BTreeMap<String, String> {
+        self.0.iter().map(|(setting, given)| (setting.name().to_owned(), given.text.clone())).collect()
     }
 
     /// What was written for a setting.
@@ -141,6 +154,17 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("cache-size = 'lots'") && text.contains("TETHERFS_CACHE_SIZE"), "{text}");
         assert_eq!(settings.get(Setting::PartSize).map(|g| g.text.as_str()), Some("8MiB"));
+    }
+
+    #[test]
+    fn what_was_written_of_a_group_is_told_by_name() {
+        let mut settings = Settings::defaults();
+        settings.set(Setting::Endpoint, "http://nas", Origin::Flag);
+        settings.set(Setting::PathStyle, "true", Origin::MountOption);
+        settings.set(Setting::CacheSize, "1G", Origin::Flag);
+        let texts = settings.written_of(Group::Store).texts();
+        let expected = [("endpoint", "http://nas"), ("path-style", "true")];
+        assert_eq!(texts, expected.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::durable::Lease;
 use crate::fs::{self, FileSystem};
 use crate::fuse::Session;
-use crate::mount::Error;
 use crate::mount::life::Rooms;
+use crate::mount::{Error, VolumeNote};
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::Reader;
@@ -39,6 +39,7 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     let lease = Lease::acquire(&config.state_directory)?;
     let metrics = Arc::new(Metrics::default());
     let store = store::open(&config.location, &config.store, Arc::clone(&metrics)).await?;
+    VolumeNote::of(config, store.capabilities()).keep(&config.state_directory);
     let cache = open_cache(config, store.volume(), &metrics)?;
     let reader = Reader::new(Arc::clone(&store), cache, config.read.clone(), Arc::clone(&metrics));
     let base = fs::base_source(Arc::clone(&reader));

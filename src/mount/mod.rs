@@ -13,6 +13,7 @@ mod operator;
 mod phase;
 mod rate;
 mod signals;
+mod volume;
 
 use std::io;
 use std::path::Path;
@@ -40,6 +41,7 @@ pub use mountpoint::{
 };
 pub use phase::Phase;
 pub use signals::Signals;
+pub use volume::VolumeNote;
 
 /// Worker threads. Callbacks have threads of their own; these move bytes between sockets, memory and disk.
 const WORKERS: (usize, usize) = (2, 8);

@@ -37,7 +37,7 @@ pub use model::{
     MetadataDirective, PartLimits, PartReceipt, PartSlot, Precondition, PutOptions, Upload, UploadId,
     UploadKind, UploadOptions, UploadStatus,
 };
-pub use open::{OpenError, Options, open};
+pub use open::{OpenError, Options, open, open_to_look, supposed_capabilities};
 pub use s3::{AddressingStyle, Identity, KeyPair, S3Options};
 
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::Metrics;
-use crate::store::s3::S3Store;
+use crate::store::s3::{Dialect, S3Store};
 use crate::store::wrap::{LimitStore, Limits, MeterStore, RetryOptions, RetryStore};
-use crate::store::{LocalStore, Location, ObjectStore, S3Options};
+use crate::store::{Capabilities, LocalStore, Location, ObjectStore, S3Options};
 use crate::types::ByteSize;
 
 /// Upper bound of the first wait between two attempts.
@@ -66,6 +66,28 @@ pub async fn open(
         Location::Local { directory } => Arc::new(open_local(directory)?),
     };
     Ok(wrap(back_end, options, metrics))
+}
+
+/// Opens a volume for looking at objects and unfinished uploads. Nothing is tried out and nothing written, so that what
+/// the store says of its capabilities is only what such a store can do at best.
+pub async fn open_to_look(
+    location: &Location,
+    options: &Options,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    options.check()?;
+    let back_end: Arc<dyn ObjectStore> = match location {
+        Location::S3 { bucket, prefix } => {
+            Arc::new(S3Store::open_to_look(bucket, prefix, &options.s3, options.stall_timeout).await?)
+        }
+        Location::Local { directory } => Arc::new(open_local(directory)?),
+    };
+    Ok(wrap(back_end, options, metrics))
+}
+
+/// What a volume can do at best, of which nothing more is known.
+pub fn supposed_capabilities() -> Capabilities {
+    Dialect::amazon().capabilities()
 }
 
 impl Options {

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::store::s3::client::S3Client;
-use crate::store::s3::dialect::Dialect;
+pub use crate::store::s3::dialect::Dialect;
 use crate::store::{
     Capabilities, Completion, CopyOptions, DeleteOptions, Fetched, GetOptions, ListOptions, ListPage,
     ObjectStore, PartReceipt, PartSlot, PutOptions, Result, Upload, UploadOptions, UploadStatus,

@@ -31,6 +31,30 @@ impl S3Store {
         options: &S3Options,
         stall_timeout: Duration,
     ) -> Result<S3Store, OpenError> {
+        let (store, whose) = S3Store::reach(bucket, prefix, options, stall_timeout).await?;
+        match whose {
+            Server::Amazon => Ok(store),
+            Server::Other => store.try_out().await,
+        }
+    }
+
+    /// The same for looking only: nothing is written, and what the server can do is taken to be what Amazon's can.
+    pub async fn open_to_look(
+        bucket: &str,
+        prefix: &str,
+        options: &S3Options,
+        stall_timeout: Duration,
+    ) -> Result<S3Store, OpenError> {
+        Ok(S3Store::reach(bucket, prefix, options, stall_timeout).await?.0)
+    }
+
+    /// Finds the bucket, and makes sure that it answers.
+    async fn reach(
+        bucket: &str,
+        prefix: &str,
+        options: &S3Options,
+        stall_timeout: Duration,
+    ) -> Result<(S3Store, Server), OpenError> {
         let ambient = ambient(options.identity.profile()).await;
         let options = S3Options {
             endpoint: options.endpoint.clone().or(ambient.endpoint),
@@ -55,18 +79,20 @@ impl S3Store {
         if let Err(error) = outcome {
             return Err(cannot_open(&volume, error));
         }
-        let store = S3Store::new(client, volume, Dialect::amazon());
-        if options.endpoint.is_none() {
-            return Ok(store);
-        }
-        let dialect = match probe(&store).await {
+        let whose = if options.endpoint.is_none() { Server::Amazon } else { Server::Other };
+        Ok((S3Store::new(client, volume, Dialect::amazon()), whose))
+    }
+
+    /// Finds out what the server can do.
+    async fn try_out(self) -> Result<S3Store, OpenError> {
+        let dialect = match probe(&self).await {
             Ok(dialect) => dialect,
             Err(source) => {
                 let advice = "The server failed while its abilities were tried out; try again".to_owned();
-                return Err(OpenError::Store { volume: store.volume, source, advice });
+                return Err(OpenError::Store { volume: self.volume, source, advice });
             }
         };
-        log::debug!("Server of {}: {dialect:?}", store.volume);
+        log::debug!("Server of {}: {dialect:?}", self.volume);
         if !dialect.unguarded().is_empty() {
             log::warn!(
                 "The server ignores preconditions on {}: objects are looked at before they are changed, \
@@ -74,8 +100,16 @@ impl S3Store {
                 dialect.unguarded().join(", ")
             );
         }
-        Ok(S3Store::new(store.client, store.volume, dialect))
+        Ok(S3Store::new(self.client, self.volume, dialect))
     }
+}
+
+/// Whose server it is.
+enum Server {
+    /// One whose abilities are known.
+    Amazon,
+    /// One that only calls itself S3.
+    Other,
 }
 
 /// Names the volume without secrets; keys the cache and the state.
