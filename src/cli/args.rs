@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::exit::Exit;
-use crate::config::{Origin, Setting, Settings, ValueKind, parse_time};
+use crate::config::{Group, Origin, Setting, Settings, ValueKind, parse_time};
 
 /// Mount object storage as a directory. Nothing that a program was told is saved is ever lost.
 #[derive(Debug, Parser)]
@@ -40,6 +40,9 @@ pub enum Command {
     /// Wait until all changes under a mount are in the bucket, those of open files too
     #[command(after_help = crate::cli::sync::EXAMPLES)]
     Sync(crate::cli::sync::SyncArguments),
+    /// Check what waits in the state directory of a volume that is not mounted
+    #[command(after_help = crate::cli::fsck::EXAMPLES)]
+    Fsck(crate::cli::fsck::FsckArguments),
     /// Show and change what is kept on the local disk: stat, warm, pin, evict, verify, purge
     #[command(after_help = crate::cli::cache::EXAMPLES)]
     Cache(crate::cli::cache::CacheArguments),
@@ -150,6 +153,18 @@ pub struct StatusArguments {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SettingFlags(pub Settings);
 
+/// Those settings as flags that say which volume is meant, and where its changes wait.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VolumeFlags(pub Settings);
+
+impl VolumeFlags {
+    fn settings() -> impl Iterator<Item = Setting> {
+        let is_meant =
+            |setting: &Setting| setting.spec().group == Group::Store || *setting == Setting::StateDir;
+        Setting::ALL.iter().copied().filter(is_meant)
+    }
+}
+
 impl Args for SettingFlags {
     fn augment_args(command: clap::Command) -> clap::Command {
         Setting::ALL.iter().fold(command, |command, setting| command.arg(flag(*setting)))
@@ -168,12 +183,39 @@ impl FromArgMatches for SettingFlags {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for &setting in Setting::ALL {
-            if let Some(text) = matches.get_one::<String>(setting.name()) {
-                self.0.set(setting, text, Origin::Flag);
-            }
-        }
+        read_flags(&mut self.0, matches, Setting::ALL.iter().copied());
         Ok(())
+    }
+}
+
+impl Args for VolumeFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        VolumeFlags::settings().fold(command, |command, setting| command.arg(flag(setting)))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        VolumeFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for VolumeFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<VolumeFlags, clap::Error> {
+        let mut flags = VolumeFlags::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        read_flags(&mut self.0, matches, VolumeFlags::settings());
+        Ok(())
+    }
+}
+
+fn read_flags(into: &mut Settings, matches: &ArgMatches, settings: impl Iterator<Item = Setting>) {
+    for setting in settings {
+        if let Some(text) = matches.get_one::<String>(setting.name()) {
+            into.set(setting, text, Origin::Flag);
+        }
     }
 }
 
@@ -313,6 +355,8 @@ mod tests {
             &["tetherfs", "uploads", "resolve", "2a", "--keep-both", "--overwrite"],
             &["tetherfs", "uploads", "wait", "--timeout", "soon"],
             &["tetherfs", "sync", "/m", "--timeout", "soon"],
+            &["tetherfs", "fsck"],
+            &["tetherfs", "fsck", "/s", "--cache-size", "1G"],
             &["tetherfs", "cache"],
             &["tetherfs", "cache", "warm"],
             &["tetherfs", "cache", "unpin"],

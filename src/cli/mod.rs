@@ -6,6 +6,7 @@
 mod args;
 mod cache;
 mod exit;
+mod fsck;
 mod mount;
 mod output;
 mod pending;
@@ -38,6 +39,7 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         Command::Serve(serve) => serve::run(serve),
         Command::Uploads(uploads) => uploads::run(&uploads.action),
         Command::Sync(sync) => sync::run(&sync),
+        Command::Fsck(fsck) => fsck::run(&fsck),
         Command::Cache(cache) => cache::run(&cache.action),
     };
     result.unwrap_or_else(|failure| {

@@ -23,12 +23,12 @@ pub const EXAMPLES: &str = r#"Examples:
   tetherfs sync ~/photos                     the mount that ~/photos is or is in
   tetherfs sync ~/photos --timeout 10m
 
-Waits until every change made before it was called is in the bucket. Files that are open and changed
-are uploaded as they are now, as fsync does with --commit remote; programs can go on writing.
-sync(1), sync(2) and syncfs(2) do not do this: the kernel does not hand them on to this file system
-(FUSE as spoken by fuser 0.18 has no syncfs), so they return at once.
-The exit code is 0 when everything is in the bucket, 6 when uploads are pending because the time is
-over or they cannot go on by themselves, 1 when changes of an open file could not be taken.
+Waits until every change made before it was called is in the bucket. Files that are open and
+changed are uploaded as they are now, as fsync does with --commit remote; programs can go on
+writing. sync(1), sync(2) and syncfs(2) do not do this: the kernel does not hand them on to this
+file system (FUSE as spoken by fuser 0.18 has no syncfs), so they return at once.
+The exit code is 0 when everything is in the bucket, 6 when uploads are pending because the time
+is over or they cannot go on by themselves, 1 when changes of an open file could not be taken.
 
 With --json: as 'tetherfs uploads wait'"#;
 

@@ -251,6 +251,21 @@ mod tests {
                 "{line}"
             );
         }
+        let key = Key::new("a/b").unwrap();
+        for (line, answer) in [
+            (
+                r#"{"answer":"sealed","before":9,"unsealed":[{"key":"a/b","error":"e"}]}"#,
+                Answer::Sealed {
+                    before: SessionId(9),
+                    unsealed: vec![Unsealed { key: key.clone(), error: "e".to_owned() }],
+                },
+            ),
+            (r#"{"answer":"retried","uploads":2}"#, Answer::Retried { uploads: 2 }),
+            (r#"{"answer":"resolved","key":"a/b"}"#, Answer::Resolved { key }),
+        ] {
+            assert_eq!(serde_json::to_string(&answer).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Answer>(line).unwrap(), answer);
+        }
         let answer = Answer::Error { code: ErrorCode::BadRequest, message: "m".to_owned() };
         let line = serde_json::to_string(&answer).unwrap();
         assert_eq!(line, r#"{"answer":"error","code":"bad-request","message":"m"}"#);

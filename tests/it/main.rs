@@ -16,6 +16,7 @@ mod crash;
 mod directories;
 mod download;
 mod errors;
+mod fsck;
 mod inherited;
 mod kills;
 mod lengths;

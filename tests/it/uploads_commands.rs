@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tetherfs::bucket::{Action, FaultHandle, Operation, Rule};
 
-use crate::support::{Ran, Rig, pattern, sha256, wait_for};
+use crate::support::{Ran, Rig, pattern, run_ok, sha256, wait_for};
 
 const MIB: usize = 1 << 20;
 /// Much less than what is stuck waits for by itself.
@@ -284,6 +284,8 @@ fn sync_brings_open_files_into_the_bucket_as_they_are() {
     edited.write(b"abcde56789");
     let created = Program::start(&rig, ">", "created");
     wait_for("the file is there", SOON, || rig.path("created").exists());
+    // The kernel does not tell us of syncfs(2), as the help says.
+    run_ok(Command::new("sync").arg("--file-system").arg(rig.mountpoint()));
     assert!(rig.bucket.get("open").is_none() && rig.bucket.get("created").is_none());
 
     let synced = json(&rig, 0, &["sync", rig.path("dir").to_str().unwrap()]);

@@ -25,8 +25,8 @@ pub const EXAMPLES: &str = "Examples:
   tetherfs uploads commit 2a                 take an interrupted one for complete
   tetherfs uploads discard 2a 2b             give some up; their data are lost
 
-The numbers are those of 'uploads list'. With --json the result is printed as JSON, while progress and
-errors go to standard error. Sizes are in bytes. Fields may be added in later releases.";
+The numbers are those of 'uploads list'. With --json the result is printed as JSON, while progress
+and errors go to standard error. Sizes are in bytes. Fields may be added in later releases.";
 
 const LIST_EXAMPLES: &str = r#"With --json:
   [{"id", "mountpoint", "session", "key", "state", "bytes", "sent_bytes", "since", "last_error"}]"#;
@@ -35,9 +35,9 @@ const WAIT_EXAMPLES: &str = r#"Examples:
   tetherfs uploads wait                      for all mounts of this user
   tetherfs uploads wait ~/photos --timeout 10m
 
-Waits for what programs were told is safe, until it is in the bucket or cannot go on by itself (stuck,
-or a conflict to be settled). Files that are still being written are not waited for: 'tetherfs sync'
-does that. Ctrl-C ends the wait and nothing else.
+Waits for what programs were told is safe, until it is in the bucket or cannot go on by itself
+(stuck, or a conflict to be settled). Files that are still being written are not waited for:
+'tetherfs sync' does that. Ctrl-C ends the wait and nothing else.
 The exit code is 0 when everything is in the bucket, 6 when uploads are pending.
 
 With --json:
@@ -48,7 +48,7 @@ const RETRY_EXAMPLES: &str = r#"Examples:
   tetherfs uploads retry --all
 
 Uploads that fail are tried again by themselves, for ever, after pauses of up to 30 seconds, or five
-minutes where the server refuses. This ends the pause. It does not wait for the outcome, as 'wait' does.
+minutes where the server refuses. This ends the pause; 'wait' waits for the outcome.
 
 With --json:
   [{"mountpoint", "uploads"}]: how many are tried on each mount"#;
@@ -71,8 +71,8 @@ const RESOLVE_EXAMPLES: &str = r#"Examples:
   tetherfs uploads resolve 2a --overwrite    ours replaces what is there, whatever it is by then
   tetherfs uploads resolve 2a --discard      theirs stays, ours is deleted
 
-For what 'uploads list' calls conflicted: on a mount with --on-conflict fail, somebody else's version
-is in the bucket and ours waits. It goes on at once; 'uploads wait' waits for it.
+For what 'uploads list' calls conflicted: on a mount with --on-conflict fail, somebody else's
+version is in the bucket and ours waits. It goes on at once; 'uploads wait' waits for it.
 
 With --json:
   {"id", "mountpoint", "key": where it goes, or null when it was discarded}"#;

@@ -35,18 +35,20 @@ pub struct Examination {
 }
 
 impl Examination {
+    /// Whether this is a state directory that something was ever staged in.
+    pub fn is_possible(directory: &Path) -> bool {
+        [JOURNAL_DIRECTORY, STAGING_DIRECTORY].iter().any(|name| directory.join(name).is_dir())
+    }
+
     /// Reads the journal, and all that is staged. `capabilities` are those of the store, as far as they are known.
-    /// `progress` is told how many staged bytes of how many have been read. `None` where nothing was ever staged. Blocks.
+    /// `progress` is told how many staged bytes of how many have been read. Blocks.
     pub fn of(
         directory: &Path,
         capabilities: &Capabilities,
         part_bytes: ByteSize,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Option<Examination>, Error> {
+    ) -> Result<Examination, Error> {
         let (journal, staging) = (directory.join(JOURNAL_DIRECTORY), directory.join(STAGING_DIRECTORY));
-        if !journal.is_dir() && !staging.is_dir() {
-            return Ok(None);
-        }
         let replay = Journal::read(&RealDisk, &journal).map_err(|error| journal_error(&error))?;
         let replay = replay.unwrap_or_default();
         let (mut ledger, unusable) = fold(&replay.records)?;
@@ -71,7 +73,12 @@ impl Examination {
         let strays = area.leftovers().into_iter().filter(|id| !known.contains(id)).collect();
         let rules = Rules::new(capabilities, part_bytes);
         let files = look_at_files(&ledger, &area, &rules, progress);
-        Ok(Some(Examination { directory: directory.to_owned(), rules, area, journal, ledger, files, strays }))
+        Ok(Examination { directory: directory.to_owned(), rules, area, journal, ledger, files, strays })
+    }
+
+    /// Whether the fate of any file depends on what the server says.
+    pub fn has_questions(&self) -> bool {
+        self.files.iter().any(LeftFile::has_question)
     }
 
     /// Asks the server about each file whose fate depends on what it says. Once it cannot be reached, it is asked no more.
