@@ -14,4 +14,4 @@ mod tests;
 pub use fault::{Action, Call, FaultStore, KeyPattern, Rule, When};
 pub use limit::{LimitStore, Limits};
 pub use meter::MeterStore;
-pub use retry::{RetryListener, RetryOptions, RetryStore, listening_to_retries};
+pub use retry::{RetryListener, RetryOptions, RetryStore, listening_to_retries, without_retries};

@@ -30,12 +30,19 @@ pub type RetryListener = Arc<dyn Fn(&crate::store::Error) + Send + Sync>;
 
 tokio::task_local! {
     static LISTENER: RetryListener;
+    static ONCE: ();
 }
 
 /// Runs `future` and tells `listener` of every failure of its requests that is tried again, before the wait. They
 /// may go on for minutes, and whoever looks at the mount meanwhile wants to know why nothing moves.
 pub async fn listening_to_retries<F: Future>(listener: RetryListener, future: F) -> F::Output {
     LISTENER.scope(listener, future).await
+}
+
+/// Runs `future` with each of its requests sent once only: for who knows better what to do about a failure, or may want
+/// something else by then.
+pub async fn without_retries<F: Future>(future: F) -> F::Output {
+    ONCE.scope((), future).await
 }
 
 /// How often and how patiently to try.
@@ -100,6 +107,7 @@ impl RetryStore {
     where
         F: Future<Output = Result<T>> + Send,
     {
+        let is_once = ONCE.try_with(|()| ()).is_ok();
         let mut attempt = 1;
         loop {
             log::debug!("Store request op={op} key={} attempt={attempt}", shown(key));
@@ -107,7 +115,8 @@ impl RetryStore {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let Some(wait) = self.options.wait(attempt, error.kind, (self.random)()) else {
+            let Some(wait) = self.options.wait(attempt, error.kind, (self.random)()).filter(|_| !is_once)
+            else {
                 return Err(error);
             };
             self.pause(attempt, wait, &error).await;
@@ -316,6 +325,13 @@ mod tests {
         let put = retry.put(&key(), Bytes::from_static(b"x"), PutOptions::default()).await;
         assert_eq!(put.unwrap_err().kind, ErrorKind::Ambiguous);
         assert_eq!(faults.count(Op::Put), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_sent_again_for_who_does_not_want_it() {
+        let (faults, retry, _) = stack(vec![Rule::on(Op::Put, Action::FailBefore(BUSY))]);
+        let put = without_retries(retry.put(&key(), Bytes::from_static(b"x"), PutOptions::default())).await;
+        assert_eq!((put.unwrap_err().kind, faults.count(Op::Put)), (BUSY, 1));
     }
 
     #[tokio::test(start_paused = true)]

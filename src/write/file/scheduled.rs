@@ -92,7 +92,7 @@ impl WriteFile {
         });
     }
 
-    /// A request about it failed and is being repeated. Only for those who look: it hides no failure that needs the
+    /// A request about it failed, which is being seen to. Only for those who look: it hides no failure that needs the
     /// user, and counts as none.
     pub(in crate::write) fn retrying(&self, error: &store::Error) {
         self.outcome.send_modify(|outcome| {

@@ -224,6 +224,9 @@ impl Scheduler {
             Remedy::Wait => self.failed(file, Error::Store(error), None),
             Remedy::Record(events) => {
                 log::info!("{}: {error}", work.key);
+                if let Some(handle) = self.jobs.get(&file).and_then(|job| job.file.as_ref()) {
+                    handle.retrying(&error);
+                }
                 events.into_iter().for_each(|event| self.happened(file, work, event));
             }
             Remedy::WithdrawAsking => self.parts_refused(file, error),
@@ -256,6 +259,7 @@ impl Scheduler {
 
     fn retry(&mut self, file: FileId, error: crate::store::Error, retry_after: Option<Duration>) {
         let Some(job) = self.jobs.get_mut(&file) else { return };
+        self.context.metrics.add(Counter::StoreRetries, 1);
         job.attempts += 1;
         let pause = backoff::pause(job.attempts, retry_after);
         self.failed(file, Error::Store(error), Some(pause));

@@ -1,10 +1,13 @@
 //! Performs one effect against the store. Knows nothing of what comes before or after it.
+//!
+//! Commits are sent once: before one is sent again, there may be a newer content to commit instead.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::observe::{Counter, task};
+use crate::store::wrap::without_retries;
 use crate::store::{
     Completion, CopyOptions, ErrorKind, MetadataDirective, Op, PartReceipt, PartSlot, Precondition,
     PutOptions, Upload, UploadOptions, UploadStatus,
@@ -264,7 +267,7 @@ impl Work {
             crc64: Some(crc),
         };
         context.kill.pass(KillPoint::BeforeComplete);
-        let object = context.store.put(&self.key, body, options).await?;
+        let object = without_retries(context.store.put(&self.key, body, options)).await?;
         context.kill.pass(KillPoint::AfterCompleteBeforeJournal);
         Ok(Reply::Object(object))
     }
@@ -275,7 +278,7 @@ impl Work {
             metadata: MetadataDirective::Replace(self.attributes.clone()),
         };
         context.kill.pass(KillPoint::BeforeComplete);
-        let object = context.store.copy(&self.base()?.object, &self.key, options).await?;
+        let object = without_retries(context.store.copy(&self.base()?.object, &self.key, options)).await?;
         context.kill.pass(KillPoint::AfterCompleteBeforeJournal);
         Ok(Reply::Object(object))
     }
@@ -289,7 +292,8 @@ impl Work {
             token: self.token.clone(),
         };
         context.kill.pass(KillPoint::BeforeComplete);
-        let object = context.store.complete_upload(self.upload()?, &self.receipts, completion).await?;
+        let completed = context.store.complete_upload(self.upload()?, &self.receipts, completion);
+        let object = without_retries(completed).await?;
         context.kill.pass(KillPoint::AfterCompleteBeforeJournal);
         Ok(Reply::Object(object))
     }
@@ -300,7 +304,7 @@ impl Work {
             precondition: Precondition::Matches(object.etag.clone()),
             metadata: MetadataDirective::Replace(self.attributes.clone()),
         };
-        Ok(Reply::Object(context.store.copy(object, &self.key, options).await?))
+        Ok(Reply::Object(without_retries(context.store.copy(object, &self.key, options)).await?))
     }
 
     /// The bytes of a range and their checksum.

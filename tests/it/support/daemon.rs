@@ -141,9 +141,14 @@ impl<B: Served> Rig<B> {
     pub fn unmount(&mut self) {
         let ran = self.tetherfs(&["unmount", self.mountpoint().to_str().unwrap()]);
         assert_eq!(ran.code, Some(0), "unmount: {}{}\n{}", ran.out, ran.err, self.log());
+        self.wait_for_end(0);
+    }
+
+    /// Waits until the daemon has ended in order, because it was told to, with this exit code.
+    pub fn wait_for_end(&mut self, expected: i32) {
         let mut daemon = self.daemon.take().expect("mounted");
         let code = wait(&mut daemon, MOUNT_LIMIT);
-        assert_eq!(code, Some(Some(0)), "the daemon's end: {}", self.log());
+        assert_eq!(code, Some(Some(expected)), "the daemon's end: {}", self.log());
         assert!(!self.is_mounted());
     }
 

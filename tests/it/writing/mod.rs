@@ -5,6 +5,9 @@
 //! has, requests and bytes are counted at the server.
 
 mod faults;
+mod modes;
+mod order;
+mod patience;
 mod requests;
 
 use std::fs::{File, OpenOptions};
