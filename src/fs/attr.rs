@@ -76,9 +76,11 @@ impl FileSystem {
         if changes.size.is_some() {
             return Err(Error::IsDirectory);
         }
-        let Some(attributes) = changed(known, changes) else {
+        let Some(wanted) = changed(known, changes) else {
             return Ok(());
         };
+        let mut attributes = self.namespace.directory_attributes(known.ino, Instant::now()).await?;
+        wanted.apply(&mut attributes);
         Ok(self.namespace.set_directory_attributes(known.ino, attributes).await?)
     }
 
@@ -96,8 +98,8 @@ impl FileSystem {
             if let Some(size) = changes.size {
                 self.truncate(state, size)?;
             }
-            if let Some(attributes) = changed(known, changes) {
-                self.set_file_attributes(state, attributes).await?;
+            if let Some(wanted) = changed(known, changes) {
+                self.set_file_attributes(state, wanted).await?;
             }
             self.files.is_shared(state.ino)
         };
@@ -105,19 +107,19 @@ impl FileSystem {
         if is_open { Ok(()) } else { self.flush_state(state).await }
     }
 
-    async fn set_file_attributes(&self, state: &FileState, attributes: Attributes) -> Result<()> {
+    async fn set_file_attributes(&self, state: &FileState, wanted: Wanted) -> Result<()> {
         let object = {
             let mut content = state.content();
             if let Some(local) = content.local() {
-                let content_type = local.attributes.content_type.clone();
-                local.attributes = Attributes { content_type, ..attributes };
+                wanted.apply(&mut local.attributes);
                 local.attributes_are_new = true;
                 local.is_untouched = false;
                 return Ok(());
             }
             content.remote().cloned().ok_or(Error::BadHandle)?
         };
-        let attributes = Attributes { content_type: object.content_type, ..attributes };
+        let mut attributes = object.attributes.unwrap_or_default();
+        wanted.apply(&mut attributes);
         let replaced = self.writer.replace_attributes(&object.id, attributes).await?;
         self.namespace.committed(state.ino, &replaced, Instant::now());
         self.pages.renamed(state.ino, &object.id, &replaced.id);
@@ -130,8 +132,25 @@ impl FileSystem {
     }
 }
 
-/// All attributes as they will be, or `None` when none of the wanted ones differs.
-fn changed(known: &Attr, changes: AttrChanges) -> Option<Attributes> {
+/// Mode, owner and time as they will be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Wanted {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: UnixTime,
+}
+
+impl Wanted {
+    fn apply(self, attributes: &mut Attributes) {
+        let Wanted { mode, uid, gid, mtime } = self;
+        (attributes.mode, attributes.uid, attributes.gid) = (Some(mode), Some(uid), Some(gid));
+        attributes.mtime = Some(mtime);
+    }
+}
+
+/// All of them, or `None` when none differs.
+fn changed(known: &Attr, changes: AttrChanges) -> Option<Wanted> {
     let mode = changes.mode.map_or(known.mode, |mode| mode & 0o7777);
     let uid = changes.uid.unwrap_or(known.uid);
     let gid = changes.gid.unwrap_or(known.gid);
@@ -143,13 +162,7 @@ fn changed(known: &Attr, changes: AttrChanges) -> Option<Attributes> {
     if (mode, uid, gid, mtime) == (known.mode, known.uid, known.gid, known.mtime) {
         return None;
     }
-    Some(Attributes {
-        mode: Some(mode),
-        uid: Some(uid),
-        gid: Some(gid),
-        mtime: Some(mtime),
-        content_type: None,
-    })
+    Some(Wanted { mode, uid, gid, mtime })
 }
 
 #[cfg(test)]
@@ -168,6 +181,6 @@ mod tests {
         let time = UnixTime { secs: -5, nanos: 7 };
         let moved = AttrChanges { mtime: Some(MtimeChange::To(time)), ..AttrChanges::default() };
         let wanted = changed(&known(), moved).expect("the time differs");
-        assert_eq!((wanted.mtime, wanted.mode, wanted.uid), (Some(time), Some(0o644), Some(1)));
+        assert_eq!((wanted.mtime, wanted.mode, wanted.uid), (time, 0o644, 1));
     }
 }

@@ -73,16 +73,13 @@ pub(crate) enum Source {
 pub(crate) struct RemoteFile {
     /// Which bytes.
     pub(crate) id: ObjectId,
-    /// Kept when the file is rewritten. `None` also where nobody asked for the object's metadata, which only writing needs.
-    pub(crate) content_type: Option<String>,
+    /// Kept when the file is rewritten. `None` where nobody asked for the object's metadata, which only changes need.
+    pub(crate) attributes: Option<Attributes>,
 }
 
 impl From<ObjectMeta> for RemoteFile {
     fn from(object: ObjectMeta) -> RemoteFile {
-        RemoteFile {
-            id: object.id,
-            content_type: object.attributes.and_then(|attributes| attributes.content_type),
-        }
+        RemoteFile { id: object.id, attributes: object.attributes }
     }
 }
 
@@ -112,6 +109,7 @@ impl LocalFile {
     /// The content has changed at `now`.
     pub(crate) fn touch(&mut self, now: UnixTime) {
         self.attributes.mtime = Some(now);
+        self.attributes.carried.forget_bytes();
         self.attributes_are_new = true;
         self.is_untouched = false;
     }

@@ -321,7 +321,7 @@ impl FileSystem {
                 uid: Some(known.uid),
                 gid: Some(known.gid),
                 mtime: Some(known.mtime),
-                content_type: object.content_type,
+                ..object.attributes.unwrap_or_default()
             };
             let key = object.id.key.clone();
             let expected = Precondition::Matches(object.id.etag.clone());

@@ -87,8 +87,7 @@ pub(crate) fn new_attributes(mode: u32, umask: u32, request: &fuser::Request) ->
         mode: Some(mode & !umask & 0o7777),
         uid: Some(request.uid()),
         gid: Some(request.gid()),
-        mtime: None,
-        content_type: None,
+        ..Attributes::default()
     }
 }
 

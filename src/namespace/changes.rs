@@ -108,6 +108,17 @@ impl Namespace {
         Ok(tree.inode(ino)?.attr(&self.options))
     }
 
+    /// A directory's attributes as its marker object carries them, which is asked for them if it was not yet. `Stale`,
+    /// `NotDirectory`.
+    pub async fn directory_attributes(&self, ino: Ino, now: Instant) -> Result<Attributes, Error> {
+        if !self.tree().inode(ino)?.is_metadata_known() {
+            self.ask_about(ino, now).await?;
+        }
+        let tree = self.tree();
+        let marker = tree.folder(ino)?.marker.as_ref();
+        Ok(marker.and_then(|marker| marker.attributes.clone()).unwrap_or_default())
+    }
+
     /// Changes a directory's attributes, which its marker object carries; it is made where there is none. The root has no
     /// marker: its attributes last as long as the mount. `Stale`, `NotDirectory`.
     pub async fn set_directory_attributes(&self, ino: Ino, attributes: Attributes) -> Result<(), Error> {

@@ -58,7 +58,7 @@ impl Tree {
         let under = match &self.inode(ino)?.body {
             Body::Directory(_) => return Err(Error::IsDirectory),
             Body::File(Residence::Local { under, .. }) => under.clone(),
-            Body::File(Residence::Remote(seen)) => Under::Object(seen.clone()),
+            Body::File(Residence::Remote(seen)) => Under::Object(Box::new(seen.clone())),
         };
         let LocalState { size, attributes } = state;
         self.change(ino, |inode| inode.body = Body::File(Residence::Local { size, attributes, under }));
@@ -93,6 +93,7 @@ impl Tree {
                 }
                 Body::Directory(folder) => {
                     folder.marker = Some(meta);
+                    folder.is_marker_told = true;
                     folder.fresh = fresh;
                 }
             }
@@ -117,7 +118,9 @@ impl Tree {
         self.change(ino, |inode| {
             let seen = Seen { meta: object.clone(), fresh };
             match &mut inode.body {
-                Body::File(Residence::Local { under, .. }) => *under = Under::Object(seen),
+                Body::File(Residence::Local { under, .. }) => {
+                    *under = Under::Object(Box::new(seen));
+                }
                 Body::File(residence @ Residence::Remote(_)) => *residence = Residence::Remote(seen),
                 Body::Directory(_) => unreachable!("a directory has no key"),
             }
@@ -134,8 +137,8 @@ impl Tree {
         self.change(ino, |inode| {
             inode.as_of = as_of;
             match &mut inode.body {
-                Body::File(Residence::Remote(seen))
-                | Body::File(Residence::Local { under: Under::Object(seen), .. }) => {
+                Body::File(Residence::Remote(seen)) => seen.fresh = Freshness::Stale,
+                Body::File(Residence::Local { under: Under::Object(seen), .. }) => {
                     seen.fresh = Freshness::Stale
                 }
                 Body::File(Residence::Local { under: under @ (Under::Nothing | Under::Unknown), .. }) => {

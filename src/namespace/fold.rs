@@ -213,7 +213,7 @@ impl Tree {
         self.change(directory, |inode| {
             inode.as_of = as_of;
             if let Body::Directory(folder) = &mut inode.body {
-                folder.marker = Some(marker);
+                learn_marker(folder, MarkerNews::Found(marker));
             }
         });
         self.confirm(directory);
@@ -266,7 +266,7 @@ impl Tree {
             (Body::Directory(folder), News::Nothing | News::File(_)) if holds_local => {
                 folder.fresh = asked.fresh;
                 folder.evidence = Evidence::LocalFiles;
-                folder.marker = None;
+                learn_marker(folder, MarkerNews::Absent);
                 true
             }
             (Body::Directory(_), News::Nothing | News::File(_))
@@ -332,17 +332,18 @@ pub fn is_same_marker(known: &ObjectMeta, listed: &ObjectMeta) -> bool {
 
 fn learn_marker(folder: &mut Folder, news: MarkerNews) {
     match news {
-        MarkerNews::Untold => {}
+        MarkerNews::Untold => return,
         MarkerNews::Absent => folder.marker = None,
         MarkerNews::Found(meta) => folder.marker = Some(meta),
     }
+    folder.is_marker_told = true;
 }
 
 fn learn_under(under: &mut Under, asked: Asked, news: News) {
     match (under, news) {
         (Under::Object(seen), News::File(meta)) => seen.learn(Seen { meta, fresh: asked.fresh }),
         (under @ (Under::Nothing | Under::Unknown), News::File(meta)) => {
-            *under = Under::Object(Seen { meta, fresh: asked.fresh });
+            *under = Under::Object(Box::new(Seen { meta, fresh: asked.fresh }));
         }
         (under, News::Nothing | News::Directory(_)) => *under = Under::Nothing,
     }

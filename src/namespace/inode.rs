@@ -101,7 +101,7 @@ pub enum Under {
     /// Nobody has looked.
     Unknown,
     /// This object.
-    Object(Seen),
+    Object(Box<Seen>),
 }
 
 /// What the store told of an object.
@@ -124,6 +124,8 @@ pub struct Folder {
     pub fresh: Freshness,
     /// Its marker object, when one has been seen.
     pub marker: Option<ObjectMeta>,
+    /// Whether the store was asked for the marker. Being part of a listing is not.
+    pub is_marker_told: bool,
     /// Who says that it exists.
     pub evidence: Evidence,
     /// When the directory became known: what was asked before is no news about names in it.
@@ -186,6 +188,19 @@ impl Inode {
             (Place::Under { .. }, Body::File(Residence::Local { .. })) => true,
             (Place::Under { .. }, Body::Directory(folder)) => {
                 folder.fresh.holds(now) || folder.is_kept_by_local_files()
+            }
+        }
+    }
+
+    /// Whether mode, owner and time are those that the object carries, if it carries any. A listing does not tell them.
+    pub fn is_metadata_known(&self) -> bool {
+        match (&self.place, &self.body) {
+            (Place::Root, _) | (_, Body::File(Residence::Local { .. })) => true,
+            (_, Body::File(Residence::Remote(seen))) => seen.meta.attributes.is_some(),
+            (_, Body::Directory(folder)) => {
+                let is_told = |marker: &ObjectMeta| marker.attributes.is_some();
+                folder.is_kept_by_local_files()
+                    || folder.is_marker_told && folder.marker.as_ref().is_none_or(is_told)
             }
         }
     }
@@ -282,6 +297,7 @@ impl Folder {
             listed: Freshness::Stale,
             fresh,
             marker: None,
+            is_marker_told: false,
             evidence,
             since: Stamp::default(),
             dropped: Stamp::default(),

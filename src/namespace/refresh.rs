@@ -233,6 +233,12 @@ impl Namespace {
         }
     }
 
+    /// Asks the store about an inode, whatever is known. `Stale`.
+    pub(super) async fn ask_about(&self, ino: Ino, now: Instant) -> Result<(), Error> {
+        let place = self.tree().inode(ino)?.place.clone();
+        self.refresh_place(place, now).await.map(drop)
+    }
+
     async fn refresh_place(&self, place: Place, now: Instant) -> Result<MutexGuard<'_, Tree>, Error> {
         match place {
             Place::Under { parent, name } => Ok(self.refresh(parent, &name, now).await?.0),

@@ -160,6 +160,8 @@ pub struct CopyOptions {
     pub precondition: Precondition,
     /// What becomes of the metadata.
     pub metadata: MetadataDirective,
+    /// The mark by which a lost answer is resolved, where the metadata are replaced.
+    pub token: Option<UploadToken>,
 }
 
 /// Options of `delete`.

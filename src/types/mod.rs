@@ -5,6 +5,7 @@
 mod attributes;
 mod digest;
 mod ids;
+mod kept;
 mod object;
 mod range;
 mod range_set;
@@ -13,6 +14,7 @@ mod size;
 pub use attributes::{Attributes, UnixTime};
 pub use digest::{Crc64, Sha256};
 pub use ids::{Fh, Ino, PartNumber, SessionId, UploadToken};
+pub use kept::{Carried, Xattrs};
 pub use object::{ETag, Key, KeyError, ObjectId, ObjectMeta};
 pub use range::ByteRange;
 pub use range_set::RangeSet;

@@ -20,7 +20,7 @@ use crate::write::context::book::BookError;
 use crate::write::context::killpoint::KillPoint;
 use crate::write::context::{Command, Context};
 use crate::write::file::stopped;
-use crate::write::scheduler::pause;
+use crate::write::scheduler::{new_token, pause};
 use crate::write::upload::{Move, MoveState, Record};
 
 type Answer = oneshot::Sender<Result<ObjectMeta, Error>>;
@@ -129,7 +129,7 @@ impl Mover {
                 Looked::Unknown(error) => return Attempt::Again(error),
             }
         }
-        let options = CopyOptions { precondition: plan.replaces.clone(), metadata: MetadataDirective::Keep };
+        let options = CopyOptions { precondition: plan.replaces.clone(), ..CopyOptions::default() };
         let error = match context.store.copy(&plan.source, &plan.target, options).await {
             Ok(object) => return Attempt::Copied(object),
             Err(error) => error,
@@ -257,7 +257,12 @@ fn is_copy(there: &ObjectMeta, source: &ObjectMeta) -> bool {
     let same_mark = there.token.is_some() && there.token == source.token
         || there.crc64.is_some() && there.crc64 == source.crc64
         || there.id.etag == source.id.etag;
-    there.id.size == source.id.size && same_mark && there.attributes == source.attributes
+    let agree = match (&there.attributes, &source.attributes) {
+        (Some(there), Some(source)) => there.agree_with(source),
+        (None, None) => true,
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    there.id.size == source.id.size && same_mark && agree
 }
 
 async fn head(context: &Context, key: &Key) -> Result<Option<ObjectMeta>, crate::store::Error> {
@@ -297,11 +302,13 @@ pub async fn replace_attributes(
 ) -> Result<ObjectMeta, Error> {
     let waited = context.options.close_timeout;
     let deadline = Instant::now() + waited;
+    let token = new_token();
     let mut attempts = 0;
     loop {
         let options = CopyOptions {
             precondition: Precondition::Matches(object.etag.clone()),
             metadata: MetadataDirective::Replace(attributes.clone()),
+            token: Some(token.clone()),
         };
         let error = match context.store.copy(object, &object.key, options).await {
             Ok(meta) => return Ok(meta),
@@ -311,7 +318,7 @@ pub async fn replace_attributes(
             ErrorKind::Unavailable { .. } | ErrorKind::Integrity => error,
             ErrorKind::Ambiguous | ErrorKind::Protocol | ErrorKind::Precondition | ErrorKind::NotFound => {
                 match head(context, &object.key).await {
-                    Ok(Some(there)) if is_amended(&there, object, &attributes) => return Ok(there),
+                    Ok(Some(there)) if there.token.as_ref() == Some(&token) => return Ok(there),
                     Ok(Some(there)) if is_version(&there, &object.etag) => error,
                     Ok(Some(_)) => return Err(conflict(&object.key)),
                     Ok(None) => return Err(Error::BaseGone { key: object.key.clone() }),
@@ -331,10 +338,6 @@ pub async fn replace_attributes(
         }
         tokio::time::sleep(pause(attempts, None)).await;
     }
-}
-
-fn is_amended(there: &ObjectMeta, object: &ObjectId, attributes: &Attributes) -> bool {
-    there.id.size == object.size && there.attributes.as_ref() == Some(attributes)
 }
 
 fn is_version(there: &ObjectMeta, etag: &ETag) -> bool {

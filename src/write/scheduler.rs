@@ -36,6 +36,7 @@ pub use backoff::pause;
 pub use job::Job;
 use job::{Flight, Rank, Request};
 use results::Done;
+pub use sender::new_token;
 
 /// How long a file must not be synced again before a content sealed by a sync is uploaded.
 const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(2);

@@ -8,6 +8,7 @@
 mod support;
 
 mod ahead;
+mod attributes;
 mod cache_commands;
 mod coherence;
 mod conflict;

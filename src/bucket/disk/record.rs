@@ -36,6 +36,9 @@ pub struct About {
     /// Cache-Control.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_control: Option<String>,
+    /// Storage class; `None` is STANDARD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
     /// User metadata, without the `x-amz-meta-` of its headers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,

@@ -20,14 +20,17 @@ use s3s::dto::{
     HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput,
     ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput,
     ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, Metadata,
-    PutObjectInput, PutObjectOutput, Timestamp, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
-    UploadPartOutput,
+    PutObjectInput, PutObjectOutput, StorageClass, Timestamp, UploadPartCopyInput, UploadPartCopyOutput,
+    UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use crate::bucket::disk::{self, Condition, Refusal, Store};
 use crate::bucket::quirks::Quirks;
 use crate::types::{ETag, UnixTime};
+
+/// Most bytes of user metadata, names and values, as on AWS.
+const METADATA_BYTES_MAX: usize = 2048;
 
 /// Put on a GET by a fault rule: it is taken for one without Range.
 #[derive(Clone, Copy, Debug)]
@@ -250,6 +253,17 @@ fn condition_header(headers: &HeaderMap, name: http::HeaderName) -> S3Result<Opt
     headers.get(name).map(parse).transpose()
 }
 
-fn metadata_from(metadata: Option<Metadata>) -> BTreeMap<String, String> {
-    metadata.unwrap_or_default().into_iter().collect()
+/// User metadata, of which S3 takes so much and no more.
+fn metadata_from(metadata: Option<Metadata>) -> S3Result<BTreeMap<String, String>> {
+    let metadata: BTreeMap<String, String> = metadata.unwrap_or_default().into_iter().collect();
+    let bytes: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > METADATA_BYTES_MAX {
+        return Err(S3Error::new(S3ErrorCode::MetadataTooLarge));
+    }
+    Ok(metadata)
+}
+
+/// The storage class that is kept: STANDARD is what an object has anyway.
+fn class_from(class: Option<StorageClass>) -> Option<String> {
+    class.map(|class| class.as_str().to_owned()).filter(|class| class != StorageClass::STANDARD)
 }

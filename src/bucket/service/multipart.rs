@@ -17,7 +17,8 @@ use crate::bucket::service::digests::{copied_etag, multipart_etag, to_base64};
 use crate::bucket::service::reading::{PAGE_ITEMS_MAX, full_object};
 use crate::bucket::service::writing::{Arriving, CopyFrom};
 use crate::bucket::service::{
-    Answered, Ignored, Service, answer, metadata_from, off, refuse, timestamp, wire_etag, write_condition,
+    Answered, Ignored, Service, answer, class_from, metadata_from, off, refuse, timestamp, wire_etag,
+    write_condition,
 };
 use crate::observe::task;
 use crate::types::{ByteRange, ETag, UnixTime};
@@ -43,7 +44,8 @@ impl Service {
             content_language: input.content_language,
             content_disposition: input.content_disposition,
             cache_control: input.cache_control,
-            metadata: metadata_from(input.metadata),
+            storage_class: class_from(input.storage_class),
+            metadata: metadata_from(input.metadata)?,
         };
         let id = self.bucket(&input.bucket)?.create_upload(&input.key, about).map_err(refuse)?;
         answer(CreateMultipartUploadOutput {

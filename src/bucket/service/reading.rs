@@ -5,7 +5,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto::{
     ChecksumMode, ChecksumType, CommonPrefix, ETagCondition, EncodingType, GetObjectInput, GetObjectOutput,
     HeadObjectInput, HeadObjectOutput, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
-    ListObjectsV2Output, Object as WireObject, ObjectStorageClass, Range, StreamingBlob, Timestamp,
+    ListObjectsV2Output, Object as WireObject, ObjectStorageClass, Range, StorageClass, StreamingBlob,
+    Timestamp,
 };
 use s3s::{S3Error, S3ErrorCode, S3Result};
 
@@ -67,6 +68,7 @@ impl Service {
             content_encoding: about.content_encoding,
             content_language: about.content_language,
             content_type: about.content_type,
+            storage_class: about.storage_class.map(StorageClass::from),
             metadata: Some(about.metadata.into_iter().collect()),
             ..Default::default()
         })
@@ -96,6 +98,7 @@ impl Service {
             content_encoding: about.content_encoding,
             content_language: about.content_language,
             content_type: about.content_type,
+            storage_class: about.storage_class.map(StorageClass::from),
             metadata: Some(about.metadata.into_iter().collect()),
             ..Default::default()
         })
@@ -226,7 +229,10 @@ fn listed(object: &std::sync::Arc<Object>, encode: &impl Fn(&str) -> String) -> 
         e_tag: Some(wire_etag(&object.facts.etag)),
         last_modified: Some(timestamp(object.facts.modified)),
         size: Some(object.content.len() as i64),
-        storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+        storage_class: Some(match &object.facts.about.storage_class {
+            Some(class) => ObjectStorageClass::from(class.clone()),
+            None => ObjectStorageClass::from_static(ObjectStorageClass::STANDARD),
+        }),
         ..Default::default()
     }
 }

@@ -16,8 +16,8 @@ use crate::bucket::disk::{About, Bucket, Condition, Content, Object, ObjectFacts
 use crate::bucket::service::digests::{Digests, to_base64};
 use crate::bucket::service::reading::full_object;
 use crate::bucket::service::{
-    Answered, Ignored, Service, answer, condition_header, metadata_from, off, refuse, timestamp, unix_time,
-    wire_etag, write_condition,
+    Answered, Ignored, Service, answer, class_from, condition_header, metadata_from, off, refuse, timestamp,
+    unix_time, wire_etag, write_condition,
 };
 use crate::types::{ETag, UnixTime};
 
@@ -73,7 +73,8 @@ impl Service {
             content_language: input.content_language,
             content_disposition: input.content_disposition,
             cache_control: input.cache_control,
-            metadata: metadata_from(input.metadata),
+            storage_class: class_from(input.storage_class),
+            metadata: metadata_from(input.metadata)?,
         };
         let facts = facts(input.key, received.etag, about);
         let object = bucket.put(Object { facts, content: received.content }, &condition).map_err(refuse)?;
@@ -113,10 +114,12 @@ impl Service {
                 content_language: input.content_language,
                 content_disposition: input.content_disposition,
                 cache_control: input.cache_control,
-                metadata: metadata_from(input.metadata),
+                storage_class: class_from(input.storage_class),
+                metadata: metadata_from(input.metadata)?,
             }
         } else {
-            source.facts.about.clone()
+            // The class is no metadata: what does not name one gets STANDARD.
+            About { storage_class: class_from(input.storage_class), ..source.facts.about.clone() }
         };
         let facts = facts(input.key, source.facts.etag.clone(), about);
         let object = Object { facts, content: source.content.clone() };

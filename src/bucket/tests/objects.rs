@@ -42,6 +42,26 @@ async fn an_object_comes_back_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn a_storage_class_lasts_until_a_copy_does_not_name_it_and_metadata_have_an_end() {
+    let bench = Bench::start(Quirks::default()).await;
+    let class = ("x-amz-storage-class", "STANDARD_IA");
+    assert_eq!(bench.client.send("PUT", "/box/a", &[class], b"x").await.unwrap().status, 200);
+    assert_eq!(bench.client.send("HEAD", "/box/a", &[], b"").await.unwrap().header(class.0), class.1);
+    let list = bench.client.get("/box?list-type=2").await;
+    assert!(String::from_utf8_lossy(&list.body).contains("<StorageClass>STANDARD_IA</StorageClass>"));
+    let copy = [("x-amz-copy-source", "/box/a"), ("x-amz-metadata-directive", "REPLACE")];
+    assert_eq!(bench.client.send("PUT", "/box/a", &copy, b"").await.unwrap().status, 200);
+    let head = bench.client.send("HEAD", "/box/a", &[], b"").await.unwrap();
+    assert!(!head.headers.contains_key(class.0), "it is STANDARD now");
+
+    let (fits, too_long) = ("x".repeat(2_047), "x".repeat(2_048));
+    let put = bench.client.send("PUT", "/box/b", &[("x-amz-meta-n", &fits)], b"").await.unwrap();
+    assert_eq!(put.status, 200);
+    let put = bench.client.send("PUT", "/box/b", &[("x-amz-meta-n", &too_long)], b"").await.unwrap();
+    assert_eq!(put.error(), (400, "MetadataTooLarge".to_owned()));
+}
+
+#[tokio::test]
 async fn odd_keys_live_side_by_side() {
     let bench = Bench::start(Quirks::default()).await;
     let long = "x".repeat(1024);

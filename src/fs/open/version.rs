@@ -111,7 +111,7 @@ impl FileSystem {
             (RemoteFile::from(object), pin)
         } else {
             let (id, pin) = self.namespace.pin_version(state.ino, now).await?;
-            (RemoteFile { id, content_type: None }, pin)
+            (RemoteFile { id, attributes: None }, pin)
         };
         if self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
             return Err(Error::Superseded);

@@ -116,7 +116,7 @@ async fn metadata_is_asked_for_only_where_it_is_needed_and_then_kept() {
         uid: Some(1),
         gid: Some(2),
         mtime: Some(UnixTime { secs: 5, nanos: 6 }),
-        content_type: None,
+        ..Attributes::default()
     };
     let meta = world.put_with("a", attributes.clone()).await;
     let listed = world.list(Ino::ROOT, 0).await.remove(0).attr;

@@ -9,7 +9,7 @@ use crate::store::{
     CopyOptions, DeleteOptions, ErrorKind, GetOptions, MetadataDirective, ObjectStore, Precondition,
     PutOptions,
 };
-use crate::types::{Attributes, ByteRange, Crc64, ETag, ObjectId, UnixTime, UploadToken};
+use crate::types::{Attributes, ByteRange, Crc64, ETag, ObjectId, UnixTime, UploadToken, Xattrs};
 
 /// More than one piece of any body.
 const OBJECT_BYTES: u64 = 300_000;
@@ -170,10 +170,12 @@ pub async fn metadata_round_trip(store: Arc<dyn ObjectStore>) {
     let scratch = Scratch::new(store.clone());
     let full = some_attributes(UnixTime { secs: 1_600_000_000, nanos: 123_456_789 });
     let old = Attributes { mode: Some(0o4_711), ..some_attributes(UnixTime { secs: -86_400, nanos: 0 }) };
+    let link = Attributes { mode: Some(0o777), is_symlink: true, ..full.clone() };
     let token = UploadToken::from_random(fastrand::u128(..));
     for (attributes, token) in [
         (full, Some(token.clone())),
         (old, None),
+        (link, None),
         (Attributes::default(), Some(token)),
         (Attributes::default(), None),
     ] {
@@ -207,11 +209,15 @@ pub async fn copy_and_replace_metadata(store: Arc<dyn ObjectStore>) {
     assert_fails(taken, &[ErrorKind::Precondition], "copying onto what should not be there");
 
     let other = Attributes { mode: Some(0o600), ..some_attributes(UnixTime::from_secs(1_400_000_000)) };
-    let replace =
-        CopyOptions { metadata: MetadataDirective::Replace(other.clone()), ..CopyOptions::default() };
+    let token = Some(UploadToken::from_random(fastrand::u128(..)));
+    let replace = CopyOptions {
+        metadata: MetadataDirective::Replace(other.clone()),
+        token: token.clone(),
+        ..CopyOptions::default()
+    };
     let id = store.copy(&id, &source, replace).await.expect("copy onto itself with other metadata").id;
     let head = store.head(&source).await.expect("head");
-    assert_eq!(head.id, id, "the changed object is what the answer named");
+    assert_eq!((head.id, head.token), (id.clone(), token), "the changed object is what the answer named");
     assert_attributes(head.attributes.expect("head tells the attributes"), &other);
     assert!(scratch.read("source").await == bytes, "a change of metadata leaves the content alone");
 
@@ -282,12 +288,16 @@ pub async fn crc_is_checked(store: Arc<dyn ObjectStore>) {
 }
 
 fn some_attributes(mtime: UnixTime) -> Attributes {
+    let mut xattrs = Xattrs::default();
+    xattrs.set("user.conformance", b"\x00\xff any, bytes: at all");
     Attributes {
         mode: Some(0o640),
         uid: Some(1_000),
         gid: Some(1_001),
         mtime: Some(mtime),
         content_type: Some("text/x-conformance".to_owned()),
+        xattrs,
+        ..Attributes::default()
     }
 }
 
@@ -296,5 +306,7 @@ fn assert_attributes(mut found: Attributes, given: &Attributes) {
     if given.content_type.is_none() {
         found.content_type = None;
     }
+    // Nor are its own headers, such as a storage class, the giver's.
+    found.carried = given.carried.clone();
     assert_eq!(&found, given, "attributes come back as they were given");
 }

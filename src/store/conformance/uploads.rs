@@ -321,6 +321,7 @@ fn some_options(bytes: &Bytes) -> UploadOptions {
         gid: Some(8),
         mtime: Some(UnixTime { secs: 1_234_567_890, nanos: 500_000_000 }),
         content_type: Some("application/x-conformance".to_owned()),
+        ..Attributes::default()
     };
     let token = UploadToken::from_random(fastrand::u128(..));
     UploadOptions { attributes, token: Some(token), size: Some(bytes.len() as u64) }

@@ -148,6 +148,7 @@ impl Found {
                         .record
                         .as_ref()
                         .and_then(|r| r.description.attributes.content_type.clone()),
+                    ..Attributes::default()
                 };
                 Description { attributes, token: None, crc64: None }
             }

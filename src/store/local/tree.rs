@@ -169,7 +169,7 @@ impl Tree {
         match options.metadata {
             MetadataDirective::Keep => {}
             MetadataDirective::Replace(attributes) => {
-                (description.attributes, description.token) = (attributes, None);
+                (description.attributes, description.token) = (attributes, options.token);
             }
         }
         if place.kind == PlaceKind::Directory {

@@ -253,7 +253,7 @@ impl ObjectStore for MemoryStore {
         let object = self.pinned(about, source)?;
         let (attributes, token) = match options.metadata {
             MetadataDirective::Keep => (object.attributes, object.token),
-            MetadataDirective::Replace(attributes) => (attributes, None),
+            MetadataDirective::Replace(attributes) => (attributes, options.token),
         };
         let mut state = self.state();
         about.check_precondition(&options.precondition, state.etag_of(target))?;

@@ -7,6 +7,7 @@ use crate::store::http::headers;
 use crate::store::s3::S3Store;
 use crate::store::s3::client::Call;
 use crate::store::s3::dialect::{PARTS_MAX, REQUEST_BYTES_MAX};
+use crate::store::s3::list::read_moment;
 use crate::store::s3::metadata;
 use crate::store::s3::objects::quoted;
 use crate::store::s3::uploads::about;
@@ -39,7 +40,7 @@ impl S3Store {
         let directive = match &options.metadata {
             MetadataDirective::Keep => "COPY",
             MetadataDirective::Replace(attributes) => {
-                metadata::write(target, attributes, None, &mut headers);
+                metadata::write(target, attributes, options.token.as_ref(), &mut headers);
                 "REPLACE"
             }
         };
@@ -51,14 +52,19 @@ impl S3Store {
         let Some(etag) = root.text_of("ETag") else {
             return self.changed(Op::Copy, target).await;
         };
+        let (attributes, token) = match options.metadata {
+            MetadataDirective::Keep => (None, None),
+            MetadataDirective::Replace(attributes) => (Some(attributes), options.token),
+        };
         Ok(ObjectMeta {
             id: ObjectId { key: target.clone(), etag: ETag::new(etag.trim()), size: source.size },
-            modified: headers::date(&answer_headers, http::header::DATE).unwrap_or_default(),
-            attributes: match options.metadata {
-                MetadataDirective::Keep => None,
-                MetadataDirective::Replace(attributes) => Some(attributes),
-            },
-            token: None,
+            modified: root
+                .text_of("LastModified")
+                .and_then(read_moment)
+                .or_else(|| headers::date(&answer_headers, http::header::DATE))
+                .unwrap_or_default(),
+            attributes,
+            token,
             crc64: None,
         })
     }
@@ -111,7 +117,7 @@ impl S3Store {
         let known = self.look_at_source(Op::Copy, source).await?;
         let (attributes, token) = match options.metadata {
             MetadataDirective::Keep => (known.attributes.unwrap_or_default(), known.token),
-            MetadataDirective::Replace(attributes) => (attributes, None),
+            MetadataDirective::Replace(attributes) => (attributes, options.token),
         };
         let begun =
             UploadOptions { attributes: attributes.clone(), token: token.clone(), size: Some(source.size) };

@@ -115,7 +115,8 @@ fn object(key: Key, entry: &Element) -> Result<ObjectMeta, String> {
     })
 }
 
-fn read_moment(text: &str) -> Option<UnixTime> {
+/// A moment as XML answers write it.
+pub(super) fn read_moment(text: &str) -> Option<UnixTime> {
     let moment = OffsetDateTime::parse(text.trim(), &Rfc3339).ok()?;
     Some(UnixTime { secs: moment.unix_timestamp(), nanos: moment.nanosecond() })
 }

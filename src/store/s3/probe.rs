@@ -132,7 +132,7 @@ async fn put_under(store: &S3Store, key: &Key, precondition: Precondition) -> Re
 /// Copies the object onto itself, which servers allow when the metadata change.
 async fn copy_under(store: &S3Store, source: &ObjectId, precondition: Precondition) -> Result<ObjectMeta> {
     let metadata = MetadataDirective::Replace(Attributes { mode: Some(0o600), ..Attributes::default() });
-    store.copy_object(source, &source.key, CopyOptions { precondition, metadata }).await
+    store.copy_object(source, &source.key, CopyOptions { precondition, metadata, token: None }).await
 }
 
 /// Whether a change that must not happen is refused. Where it happens, `meta` is what it left.

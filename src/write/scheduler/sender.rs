@@ -78,7 +78,7 @@ impl Work {
         };
         let (token, object) = match &session.state {
             State::Completing { token, .. } => (Some(token.clone()), None),
-            State::Amending { object, .. } => (None, Some(object.clone())),
+            State::Amending { object, .. } => (object.token.clone(), Some(object.clone())),
             State::Open
             | State::Sending(_)
             | State::Contested(_)
@@ -276,6 +276,7 @@ impl Work {
         let options = CopyOptions {
             precondition: self.expected.clone(),
             metadata: MetadataDirective::Replace(self.attributes.clone()),
+            token: self.token.clone(),
         };
         context.kill.pass(KillPoint::BeforeComplete);
         let object = without_retries(context.store.copy(&self.base()?.object, &self.key, options)).await?;
@@ -303,6 +304,7 @@ impl Work {
         let options = CopyOptions {
             precondition: Precondition::Matches(object.etag.clone()),
             metadata: MetadataDirective::Replace(self.attributes.clone()),
+            token: self.token.clone(),
         };
         Ok(Reply::Object(without_retries(context.store.copy(object, &self.key, options)).await?))
     }

@@ -1,7 +1,7 @@
 //! What a session wants done next, as a function of its state.
 
 use crate::store::{PartSlot, Precondition};
-use crate::types::{ByteRange, ObjectMeta, PartNumber};
+use crate::types::{Attributes, ByteRange, ObjectMeta, PartNumber};
 use crate::write::upload::session::{
     Answer, CommitBy, Effect, Found, Session, Standing, State, Transfer, Way, is_version, part_effect,
 };
@@ -80,14 +80,12 @@ impl Session {
             };
         };
         let is_ours = match (&self.state, &self.content) {
-            (State::Completing { way: Way::Copy, .. }, Some(content)) => {
-                meta.id.size == content.size && meta.attributes.as_ref() == Some(&content.attributes)
-            }
-            (State::Completing { way: Way::Put | Way::Parts(_), token, .. }, Some(content)) => {
+            (State::Completing { token, .. }, Some(content)) => {
                 meta.token.as_ref() == Some(token) && meta.id.size == content.size
             }
             (State::Amending { .. }, Some(content)) => {
-                meta.id.size == content.size && meta.attributes.as_ref() == Some(&content.attributes)
+                let agrees = |seen: &Attributes| seen.agree_with(&content.attributes);
+                meta.id.size == content.size && meta.attributes.as_ref().is_some_and(agrees)
             }
             (State::Amending { .. } | State::Completing { .. }, None)
             | (
