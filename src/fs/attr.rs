@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::fs::error::{Error, Result};
-use crate::fs::file::FileState;
-use crate::fs::{Attr, FileKind, FileSystem, OpenMode};
+use crate::fs::file::{FileState, RemoteFile};
+use crate::fs::io::Before;
+use crate::fs::open::Below;
+use crate::fs::{Attr, CommitMode, FileKind, FileSystem, OpenMode};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
 
 /// What a `setattr` wants changed.
@@ -48,18 +50,18 @@ pub struct SpaceReport {
 }
 
 impl FileSystem {
-    /// Changes attributes.
+    /// Changes attributes. When it returns, new attributes are in the bucket, or journaled so that they get there also after
+    /// a crash; a new length is what a `close` promises.
     pub async fn set_attr(self: Arc<Self>, ino: Ino, changes: AttrChanges) -> Result<Attr> {
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }
         let _turn = self.turn_beside(ino).await;
-        let known = self.attr_of(ino).await?;
-        match known.kind {
-            FileKind::Directory => self.set_directory_attr(&known, changes).await?,
+        match self.attr_of(ino).await?.kind {
+            FileKind::Directory => self.set_directory_attr(ino, changes).await?,
             FileKind::File => {
                 let state = self.files.open(ino);
-                let result = self.set_file_attr(&state, &known, changes).await;
+                let result = self.set_file_attr(&state, changes).await;
                 self.close_state(&state);
                 result?;
             }
@@ -72,19 +74,20 @@ impl FileSystem {
         SpaceReport { block_bytes: 4096, blocks: 1 << 38, inodes: 1 << 40, name_bytes_max: 255 }
     }
 
-    async fn set_directory_attr(&self, known: &Attr, changes: AttrChanges) -> Result<()> {
+    async fn set_directory_attr(&self, ino: Ino, changes: AttrChanges) -> Result<()> {
         if changes.size.is_some() {
             return Err(Error::IsDirectory);
         }
-        let Some(wanted) = changed(known, changes) else {
+        let mut attributes = self.namespace.directory_attributes(ino, Instant::now()).await?;
+        let known = self.namespace.attr_known(ino)?;
+        let Some(wanted) = Wanted::of(&known, changes) else {
             return Ok(());
         };
-        let mut attributes = self.namespace.directory_attributes(known.ino, Instant::now()).await?;
-        wanted.apply(&mut attributes);
-        Ok(self.namespace.set_directory_attributes(known.ino, attributes).await?)
+        wanted.dress(&known, &mut attributes);
+        Ok(self.namespace.set_directory_attributes(ino, attributes).await?)
     }
 
-    async fn set_file_attr(&self, state: &Arc<FileState>, known: &Attr, changes: AttrChanges) -> Result<()> {
+    async fn set_file_attr(&self, state: &Arc<FileState>, changes: AttrChanges) -> Result<()> {
         let is_open = {
             let _gate = state.gate.lock().await;
             if changes.size.is_some() {
@@ -98,28 +101,39 @@ impl FileSystem {
             if let Some(size) = changes.size {
                 self.truncate(state, size)?;
             }
-            if let Some(wanted) = changed(known, changes) {
-                self.set_file_attributes(state, wanted).await?;
+            let known = self.with_local(self.namespace.attr_known(state.ino)?);
+            if let Some(wanted) = Wanted::of(&known, changes) {
+                self.dress(state, |attributes| wanted.dress(&known, attributes)).await?;
             }
             self.files.is_shared(state.ino)
         };
+        let must_wait = changes.size.is_some() || self.options.commit == CommitMode::Remote;
         // Nobody will close a file that was changed by its path alone, so its commit is waited for here.
-        if is_open { Ok(()) } else { self.flush_state(state).await }
+        if must_wait && !is_open { self.flush_state(state).await } else { Ok(()) }
     }
 
-    async fn set_file_attributes(&self, state: &FileState, wanted: Wanted) -> Result<()> {
-        let object = {
-            let mut content = state.content();
-            if let Some(local) = content.local() {
-                wanted.apply(&mut local.attributes);
-                local.attributes_are_new = true;
-                local.is_untouched = false;
-                return Ok(());
-            }
-            content.remote().cloned().ok_or(Error::BadHandle)?
+    /// Gives a file other attributes. They go along with what else is on its way; if nothing is, they wait a moment for more
+    /// of their kind and are then one copy on the server. To be called under the file's gate, its metadata being known.
+    pub(crate) async fn dress(&self, state: &FileState, change: impl FnOnce(&mut Attributes)) -> Result<()> {
+        let backed = {
+            let content = state.content();
+            content.remote().filter(|_| content.kernel.is_passthrough()).cloned()
         };
+        match backed {
+            Some(object) => self.dress_now(state, object, change).await,
+            None => self.dress_soon(state, change),
+        }
+    }
+
+    /// What the kernel reads by itself stays an object: who opens it next is to read it so as well.
+    async fn dress_now(
+        &self,
+        state: &FileState,
+        object: RemoteFile,
+        change: impl FnOnce(&mut Attributes),
+    ) -> Result<()> {
         let mut attributes = object.attributes.unwrap_or_default();
-        wanted.apply(&mut attributes);
+        change(&mut attributes);
         let replaced = self.writer.replace_attributes(&object.id, attributes).await?;
         self.namespace.committed(state.ino, &replaced, Instant::now());
         self.pages.renamed(state.ino, &object.id, &replaced.id);
@@ -127,42 +141,67 @@ impl FileSystem {
         Ok(())
     }
 
+    fn dress_soon(&self, state: &FileState, change: impl FnOnce(&mut Attributes)) -> Result<()> {
+        let (file, key) = {
+            let mut content = state.content();
+            let was = Before::of(&mut content);
+            let object = content.remote().map(|object| object.id.clone());
+            let local = self.make_local(state, &mut content, Below::Object)?;
+            local.only_dressed = object.or(local.only_dressed.take());
+            change(&mut local.attributes);
+            (local.attributes_are_new, local.is_untouched) = (true, false);
+            let key = self.tell_tree(state, was, &mut content);
+            let is_removed = content.is_removed;
+            // What is being written is sealed by its close, and the attributes with it.
+            let Some(local) = content.local().filter(|_| was != Before::Changed && !is_removed) else {
+                return Ok(());
+            };
+            local.settle();
+            (local.file.clone(), key)
+        };
+        if let Some(key) = key {
+            self.files.watch_key(key, state.ino);
+        }
+        Ok(file.seal_soon()?)
+    }
+
     fn can_write(&self, handle: Option<Fh>) -> bool {
         handle.is_some_and(|fh| self.handles.file(fh).is_ok_and(|handle| handle.is_writable))
     }
 }
 
-/// Mode, owner and time as they will be.
+/// What of mode, owner and time is to become other than it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Wanted {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: UnixTime,
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime: Option<UnixTime>,
 }
 
 impl Wanted {
-    fn apply(self, attributes: &mut Attributes) {
-        let Wanted { mode, uid, gid, mtime } = self;
-        (attributes.mode, attributes.uid, attributes.gid) = (Some(mode), Some(uid), Some(gid));
-        attributes.mtime = Some(mtime);
+    /// `None` when nothing differs.
+    fn of(known: &Attr, changes: AttrChanges) -> Option<Wanted> {
+        let mtime = changes.mtime.map(|mtime| match mtime {
+            MtimeChange::Now => UnixTime::from(SystemTime::now()),
+            MtimeChange::To(time) => time,
+        });
+        let wanted = Wanted {
+            mode: changes.mode.map(|mode| mode & 0o7777).filter(|mode| *mode != known.mode),
+            uid: changes.uid.filter(|uid| *uid != known.uid),
+            gid: changes.gid.filter(|gid| *gid != known.gid),
+            mtime: mtime.filter(|mtime| *mtime != known.mtime),
+        };
+        (wanted != Wanted { mode: None, uid: None, gid: None, mtime: None }).then_some(wanted)
     }
-}
 
-/// All of them, or `None` when none differs.
-fn changed(known: &Attr, changes: AttrChanges) -> Option<Wanted> {
-    let mode = changes.mode.map_or(known.mode, |mode| mode & 0o7777);
-    let uid = changes.uid.unwrap_or(known.uid);
-    let gid = changes.gid.unwrap_or(known.gid);
-    let mtime = match changes.mtime {
-        None => known.mtime,
-        Some(MtimeChange::Now) => UnixTime::from(SystemTime::now()),
-        Some(MtimeChange::To(time)) => time,
-    };
-    if (mode, uid, gid, mtime) == (known.mode, known.uid, known.gid, known.mtime) {
-        return None;
+    /// Sets what is wanted. What the object did not carry is from now on what was shown of it, so that it stays so.
+    fn dress(self, known: &Attr, attributes: &mut Attributes) {
+        attributes.mode = self.mode.or(attributes.mode).or(Some(known.mode));
+        attributes.uid = self.uid.or(attributes.uid).or(Some(known.uid));
+        attributes.gid = self.gid.or(attributes.gid).or(Some(known.gid));
+        attributes.mtime = self.mtime.or(attributes.mtime).or(Some(known.mtime));
     }
-    Some(Wanted { mode, uid, gid, mtime })
 }
 
 #[cfg(test)]
@@ -177,10 +216,13 @@ mod tests {
     #[test]
     fn only_a_difference_is_a_change() {
         let same = AttrChanges { mode: Some(0o100_644), uid: Some(1), gid: None, ..AttrChanges::default() };
-        assert_eq!(changed(&known(), same), None);
+        assert_eq!(Wanted::of(&known(), same), None);
         let time = UnixTime { secs: -5, nanos: 7 };
-        let moved = AttrChanges { mtime: Some(MtimeChange::To(time)), ..AttrChanges::default() };
-        let wanted = changed(&known(), moved).expect("the time differs");
-        assert_eq!((wanted.mtime, wanted.mode, wanted.uid), (time, 0o644, 1));
+        let moved = AttrChanges { mtime: Some(MtimeChange::To(time)), ..same };
+        let wanted = Wanted::of(&known(), moved).expect("the time differs");
+        let mut attributes = Attributes { uid: Some(9), ..Attributes::default() };
+        wanted.dress(&known(), &mut attributes);
+        assert_eq!((attributes.mtime, attributes.mode, attributes.gid), (Some(time), Some(0o644), Some(2)));
+        assert_eq!(attributes.uid, Some(9), "what nobody wants changed stays");
     }
 }

@@ -30,6 +30,14 @@ impl FileSystem {
                 Event::Conflicted { session, key, kept_as } => {
                     self.conflicted(session, &key, kept_as.as_ref());
                 }
+                Event::Yielded { session, .. } if self.files.stray(session).is_some() => {
+                    self.files.forget_stray(session);
+                }
+                Event::Yielded { key, .. } => {
+                    if let Some(state) = self.files.by_key(&key) {
+                        self.give_up_local(&state, &key);
+                    }
+                }
                 Event::Stuck { key, reason, .. } => log::error!("Upload of {key} is stuck: {reason}"),
             }
         }
@@ -37,7 +45,7 @@ impl FileSystem {
 
     /// The file's content is in the bucket as `object`.
     pub(crate) fn committed(&self, state: &FileState, object: &ObjectMeta) {
-        {
+        let dressed = {
             // Locked until the tree knows, so that a change that comes meanwhile is told to it later.
             let mut content = state.content();
             let is_removed = content.is_removed;
@@ -47,11 +55,24 @@ impl FileSystem {
             local.told = Some(local.file.session());
             // The metadata of a large object was sent before its last bytes were written. What programs have seen stays.
             let object = ObjectMeta { attributes: Some(local.attributes.clone()), ..object.clone() };
+            let dressed = local.only_dressed.take().map(|before| (before, local.file.clone()));
             match self.name_of(state) {
                 Name::Kept => self.namespace.committed(state.ino, &object, Instant::now()),
                 Name::Lost if is_removed => {}
                 // Another inode has the name, and what it knows of the bucket is no longer so.
                 Name::Lost => self.namespace.expire_key(&object.id.key),
+            }
+            if let Some((before, _)) = &dressed {
+                // Handles that are open have seen no other bytes: it is an object again, as those that come will find it.
+                self.pages.renamed(state.ino, before, &object.id);
+                content.set_remote(object.into());
+            }
+            dressed
+        };
+        if let Some((_, file)) = dressed {
+            self.files.unwatch_key(&file.key(), state.ino);
+            if let Err(error) = file.close() {
+                log::warn!("Attributes of {} are set, and their record stays: {error}", file.key());
             }
         }
         self.note_pages(state);

@@ -98,18 +98,29 @@ pub(crate) struct LocalFile {
     pub(crate) told: Option<SessionId>,
     /// Reads what shows through from the object below.
     pub(crate) base: Option<Arc<ReadStream>>,
+    /// The object whose bytes these are while only attributes have been changed.
+    pub(crate) only_dressed: Option<ObjectId>,
 }
 
 impl LocalFile {
     pub(crate) fn new(file: Arc<WriteFile>) -> LocalFile {
         let attributes = file.attributes();
-        LocalFile { file, attributes, attributes_are_new: false, is_untouched: false, told: None, base: None }
+        LocalFile {
+            file,
+            attributes,
+            attributes_are_new: false,
+            is_untouched: false,
+            told: None,
+            base: None,
+            only_dressed: None,
+        }
     }
 
     /// The content has changed at `now`.
     pub(crate) fn touch(&mut self, now: UnixTime) {
         self.attributes.mtime = Some(now);
         self.attributes.carried.forget_bytes();
+        self.only_dressed = None;
         self.attributes_are_new = true;
         self.is_untouched = false;
     }

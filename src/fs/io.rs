@@ -28,7 +28,7 @@ enum View {
 
 /// What a file was before a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Before {
+pub(crate) enum Before {
     /// An object.
     Object,
     /// Local, with nothing that was not sealed: the tree may know of no local changes.
@@ -38,7 +38,7 @@ enum Before {
 }
 
 impl Before {
-    fn of(content: &mut Content) -> Before {
+    pub(crate) fn of(content: &mut Content) -> Before {
         match content.local() {
             None => Before::Object,
             Some(local) if local.file.is_dirty() => Before::Changed,
@@ -93,7 +93,7 @@ impl FileSystem {
 
     /// After a change, with the content still locked: the tree hears of the first one, also of the first after a commit.
     /// Returns the name under which the news of its upload will come, if it has one.
-    fn tell_tree(&self, state: &FileState, was: Before, content: &mut Content) -> Option<Key> {
+    pub(crate) fn tell_tree(&self, state: &FileState, was: Before, content: &mut Content) -> Option<Key> {
         if was == Before::Changed || content.is_removed {
             return None;
         }

@@ -230,7 +230,8 @@ impl Inode {
     /// The version under its key, as far as anybody has looked.
     pub fn version(&self) -> Option<&ETag> {
         let seen = match &self.body {
-            Body::File(Residence::Remote(seen) | Residence::Local { under: Under::Object(seen), .. }) => seen,
+            Body::File(Residence::Remote(seen)) => seen,
+            Body::File(Residence::Local { under: Under::Object(seen), .. }) => &**seen,
             Body::File(Residence::Local { under: Under::Nothing | Under::Unknown, .. })
             | Body::Directory(_) => {
                 return None;

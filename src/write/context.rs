@@ -55,6 +55,9 @@ pub struct Context {
 pub enum Urgency {
     /// When the program has not asked again for a while: it goes on writing, and newer content replaces this one.
     Later,
+    /// A moment later, unless something else of the file is on its way already: only attributes are new, and where one of
+    /// them is set others follow.
+    Soon,
     /// Now.
     Now,
 }

@@ -122,6 +122,7 @@ impl WriteFile {
             snapshot: Recorded::new(snapshot),
             position: Position(0),
             is_synced: false,
+            urgency: Urgency::Now,
         });
         state.base = content.base;
         state.dirty = content.dirty;
@@ -275,6 +276,12 @@ impl WriteFile {
         self.seal_in(&mut self.lock(), Urgency::Now)
     }
 
+    /// As [`WriteFile::seal`], for new attributes: they are uploaded a moment later, together with what is changed until
+    /// then.
+    pub fn seal_soon(&self) -> Result<(), Error> {
+        self.seal_in(&mut self.lock(), Urgency::Soon)
+    }
+
     /// Seals, and waits until it survives power loss. The upload begins when the program pauses, or with
     /// [`WriteFile::seal`], [`WriteFile::commit`] or [`WriteFile::close`].
     pub async fn sync(&self) -> Result<(), Error> {
@@ -405,11 +412,14 @@ impl WriteFile {
         }
     }
 
-    /// The last handle was closed. What is sealed goes on; what is dirty is sealed first.
+    /// The last handle was closed. What is sealed goes on, new attributes in their own time; what is dirty is sealed first.
     pub fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();
         state.is_closed = true;
-        self.seal_in(&mut state, Urgency::Now)?;
+        let is_new = |sealed: &Sealed| sealed.urgency != Urgency::Soon;
+        if state.is_dirty || state.sealed.as_ref().is_none_or(is_new) {
+            self.seal_in(&mut state, Urgency::Now)?;
+        }
         match &state.standing {
             Standing::Live(id, _) | Standing::Removed(Some((id, _))) => {
                 self.context.command(Command::Closed(*id))
@@ -453,7 +463,7 @@ impl WriteFile {
         state.noting = Noting::Idle;
         state.since = Some(since);
         let kept = Recorded::new(Arc::clone(&snapshot));
-        state.replace_sealed(Some(Sealed { session, snapshot: kept, position, is_synced: false }));
+        state.replace_sealed(Some(Sealed { session, snapshot: kept, position, is_synced: false, urgency }));
         self.context.kill.pass(KillPoint::AfterSeal);
         self.context.command(Command::Sealed { file: id, session, snapshot, urgency });
         Ok(())

@@ -180,6 +180,14 @@ pub enum Event {
         /// The conflict copy.
         kept_as: Option<ObjectMeta>,
     },
+    /// Only attributes were changed here, and another writer has replaced or removed the object: there is nothing of ours to
+    /// keep.
+    Yielded {
+        /// The session.
+        session: SessionId,
+        /// The key.
+        key: Key,
+    },
     /// An upload failed in a way that will not pass by itself; it is kept and tried again now and then.
     Stuck {
         /// The session.

@@ -40,6 +40,9 @@ pub use sender::new_token;
 
 /// How long a file must not be synced again before a content sealed by a sync is uploaded.
 const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long new attributes wait for others. Programs that keep attributes (`cp -p`, `rsync -a`, `tar`) set them at once,
+/// by several calls.
+const ATTRIBUTES_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long after a change it is noted what an unsealed file holds.
 const NOTE_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
 
@@ -154,11 +157,14 @@ impl Scheduler {
             }
             Command::Sealed { file, session, snapshot, urgency } => {
                 self.with_job(file, |job| {
+                    let is_first = job.content.is_none() && job.next.is_none();
                     job.next = Some((session, snapshot));
                     job.note_at = None;
-                    job.not_before = match urgency {
-                        Urgency::Now => None,
-                        Urgency::Later => Some(Instant::now() + SYNCED_UPLOAD_DELAY),
+                    (job.not_before, job.lingers) = match urgency {
+                        Urgency::Now => (None, false),
+                        Urgency::Later => (Some(Instant::now() + SYNCED_UPLOAD_DELAY), false),
+                        Urgency::Soon if is_first => (Some(Instant::now() + ATTRIBUTES_UPLOAD_DELAY), true),
+                        Urgency::Soon => (job.not_before, job.lingers),
                     };
                 });
                 file
@@ -172,7 +178,7 @@ impl Scheduler {
                 file
             }
             Command::Closed(file) => {
-                self.with_job(file, |job| job.not_before = None);
+                self.with_job(file, |job| job.not_before = job.not_before.filter(|_| job.lingers));
                 file
             }
             Command::Rename { file, key, expected, over, reply } => {
@@ -244,11 +250,21 @@ impl Scheduler {
             Command::Carried => return self.touch_all(),
             Command::Drained { before, reply } => {
                 self.drains.push((before, reply));
-                return;
+                return self.hurry();
             }
             Command::Shutdown(_) => unreachable!("the loop takes it"),
         };
         self.touch(file);
+    }
+
+    /// Nothing waits for more changes any longer.
+    fn hurry(&mut self) {
+        let waiting = self.jobs.iter().filter(|(_, job)| job.not_before.is_some());
+        let waiting: Vec<FileId> = waiting.map(|(file, _)| *file).collect();
+        for file in waiting {
+            self.with_job(file, |job| job.not_before = None);
+            self.touch(file);
+        }
     }
 
     fn with_job(&mut self, file: FileId, change: impl FnOnce(&mut Job)) {

@@ -4,6 +4,7 @@ mod commits;
 mod conflicts;
 mod crashes;
 mod decisions;
+mod dressing;
 mod examine;
 mod model;
 mod moves;

@@ -1,10 +1,42 @@
 //! Mode, owner, time, links and extended attributes: in the bucket as s3fs keeps them, and in as few requests as can be.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
-use crate::support::Rig;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use tetherfs::bucket::Operation;
+
+use crate::support::{Rig, pattern, run_ok, sha256, wait_for};
+
+const MIB: usize = 1 << 20;
+/// Names and attributes are asked for once.
+const LONG_TTL: &str = "--metadata-ttl=10m";
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Sets both times of a file, or of a link itself.
+fn set_mtime(path: &Path, secs: i64, nanos: i64) {
+    let time = Timespec { tv_sec: secs, tv_nsec: nanos };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// Waits until nothing is on its way into the bucket.
+fn settled(rig: &Rig) {
+    wait_for("everything is in the bucket", Duration::from_secs(20), || rig.metric("uploads_pending") == 0);
+}
+
+/// What a remount shows: mode, owner, group, time.
+fn shown(rig: &Rig, name: &str) -> (u32, u32, u32, i64, i64) {
+    let meta = fs::symlink_metadata(rig.path(name)).unwrap();
+    (meta.mode() & 0o7777, meta.uid(), meta.gid(), meta.mtime(), meta.mtime_nsec())
+}
 
 #[test]
 fn what_other_tools_keep_with_an_object_outlives_our_changes() {
@@ -35,4 +67,134 @@ fn what_other_tools_keep_with_an_object_outlives_our_changes() {
     is_kept(&rig, "an append");
     assert_eq!(rig.bucket.header("f", "x-amz-meta-md5chksum"), None, "the bytes are other ones");
     assert_eq!(fs::metadata(rig.path("f")).unwrap().mode() & 0o7777, 0o640);
+}
+
+#[test]
+fn mode_owner_and_time_set_one_after_the_other_are_one_copy() {
+    for size in [5, 9 * MIB] {
+        let mut rig = Rig::mounted(&[LONG_TTL]);
+        let bytes = pattern(70, size);
+        rig.bucket.put("f", &bytes);
+        let path = rig.path("f");
+        fs::metadata(&path).unwrap();
+        rig.bucket.requests().reset();
+        set_mode(&path, 0o4750);
+        chown(&path, Some(1234), Some(4321)).unwrap();
+        set_mtime(&path, 981_173_106, 789_000_001);
+        assert_eq!(shown(&rig, "f").0, 0o750, "chown takes the setuid bit away, as everywhere");
+        set_mode(&path, 0o1750);
+        let wanted = (0o1750, 1234, 4321, 981_173_106, 789_000_001);
+        assert_eq!(shown(&rig, "f"), wanted, "at once here");
+        settled(&rig);
+        assert_eq!(rig.bucket.count(Operation::CopyObject), 1);
+        assert_eq!(rig.bucket.asked().all, 1, "and nothing else");
+        assert_eq!(rig.bucket.header("f", "x-amz-meta-mode").as_deref(), Some("33768"));
+        assert_eq!(rig.bucket.header("f", "x-amz-meta-uid").as_deref(), Some("1234"));
+        assert_eq!(rig.bucket.header("f", "x-amz-meta-mtime").as_deref(), Some("981173106.789000001"));
+        rig.bucket.requests().reset();
+        set_mode(&path, 0o1750);
+        chown(&path, Some(1234), None).unwrap();
+        set_mtime(&path, 981_173_106, 789_000_001);
+        settled(&rig);
+        assert_eq!(rig.bucket.asked().all, 0, "what is so already is not set again");
+        assert_eq!(sha256(&rig.bucket.get("f").unwrap()), sha256(&bytes));
+        rig.unmount();
+        rig.mount_again();
+        assert_eq!(shown(&rig, "f"), wanted);
+        assert_eq!(sha256(&fs::read(rig.path("f")).unwrap()), sha256(&bytes));
+    }
+}
+
+#[test]
+fn a_copy_that_keeps_attributes_is_one_put() {
+    let mut rig = Rig::mounted(&[LONG_TTL]);
+    let local = rig.home().join("local");
+    fs::write(&local, "content").unwrap();
+    set_mode(&local, 0o751);
+    chown(&local, Some(7), Some(8)).unwrap();
+    set_mtime(&local, 1_000_000_000, 5);
+    fs::read_dir(rig.mountpoint()).unwrap().count();
+    rig.bucket.requests().reset();
+    run_ok(Command::new("cp").args(["-p"]).arg(&local).arg(rig.path("copy")));
+    run_ok(
+        Command::new("tar")
+            .args(["--format=posix", "-C"])
+            .arg(rig.home())
+            .args(["-cf", "tar", "local"])
+            .current_dir(rig.home()),
+    );
+    run_ok(Command::new("tar").arg("-C").arg(rig.mountpoint()).args(["-xpf", "tar"]).current_dir(rig.home()));
+    settled(&rig);
+    assert_eq!(rig.bucket.count(Operation::PutObject), 2);
+    assert_eq!(rig.bucket.asked().all, 2, "one PUT each and nothing else");
+    rig.unmount();
+    rig.mount_again();
+    for name in ["copy", "local"] {
+        assert_eq!(shown(&rig, name), (0o751, 7, 8, 1_000_000_000, 5), "{name}");
+    }
+}
+
+#[test]
+fn attributes_that_were_set_survive_a_kill_and_unmounting_brings_them_home() {
+    let mut rig = Rig::mounted(&[LONG_TTL]);
+    for name in ["killed", "unmounted"] {
+        rig.bucket.put(name, b"x");
+        set_mode(&rig.path(name), 0o600);
+        set_mtime(&rig.path(name), 42, 0);
+        assert_eq!(rig.bucket.header(name, "x-amz-meta-mode"), None, "it waits a moment");
+        match name {
+            "killed" => rig.kill(),
+            _ => rig.unmount(),
+        }
+        if name == "killed" {
+            rig.mount_again();
+            settled(&rig);
+        }
+        assert_eq!(rig.bucket.header(name, "x-amz-meta-mode").as_deref(), Some("33152"));
+        assert_eq!(rig.bucket.header(name, "x-amz-meta-mtime").as_deref(), Some("42"));
+    }
+}
+
+#[test]
+fn an_open_file_keeps_its_attributes_and_its_handles_their_bytes() {
+    let rig = Rig::mounted(&[LONG_TTL]);
+    let bytes = pattern(71, 10 * MIB);
+    rig.bucket.put("f", &bytes);
+    let reader = File::open(rig.path("f")).unwrap();
+    let mut seen = vec![0; MIB];
+    reader.read_exact_at(&mut seen, 0).unwrap();
+    rig.bucket.requests().reset();
+    reader.set_permissions(fs::Permissions::from_mode(0o604)).unwrap();
+    set_mtime(&rig.path("f"), 77, 7);
+    assert_eq!(reader.metadata().unwrap().mode() & 0o7777, 0o604);
+    settled(&rig);
+    assert_eq!(rig.bucket.count(Operation::CopyObject), 1);
+    let mut seen = vec![0; 10 * MIB];
+    reader.read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen == bytes);
+    // What is written goes along with what is set meanwhile, in one upload.
+    rig.bucket.requests().reset();
+    let mut file = OpenOptions::new().append(true).open(rig.path("f")).unwrap();
+    file.write_all(b"more").unwrap();
+    set_mode(&rig.path("f"), 0o640);
+    set_mtime(&rig.path("f"), 78, 0);
+    drop(file);
+    assert_eq!(rig.bucket.count(Operation::CopyObject), 0);
+    assert_eq!(rig.bucket.count(Operation::CompleteMultipartUpload), 1);
+    assert_eq!(rig.bucket.header("f", "x-amz-meta-mode").as_deref(), Some("33184"));
+    assert_eq!(shown(&rig, "f").3, 78);
+}
+
+#[test]
+fn attributes_yield_to_the_version_of_another_client() {
+    let rig = Rig::mounted(&["--metadata-ttl=0"]);
+    rig.bucket.put("f", b"old");
+    set_mode(&rig.path("f"), 0o600);
+    rig.bucket.put("f", b"theirs");
+    settled(&rig);
+    assert_eq!(rig.bucket.get("f").unwrap(), b"theirs");
+    assert_eq!(fs::read(rig.path("f")).unwrap(), b"theirs");
+    assert_eq!(fs::metadata(rig.path("f")).unwrap().mode() & 0o777, 0o644);
+    assert_eq!(rig.bucket.keys(), ["f"], "no conflict copy of attributes");
+    assert_eq!(rig.status()["sessions"].as_array().map(Vec::len), Some(0), "{}", rig.status());
 }

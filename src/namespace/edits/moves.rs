@@ -3,7 +3,7 @@
 use crate::namespace::Error;
 use crate::namespace::edits::Tree;
 use crate::namespace::freshness::Freshness;
-use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Place, Residence, Stamp, Under};
+use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Place, Residence, Seen, Stamp, Under};
 use crate::namespace::names::Name;
 use crate::namespace::tree::Answer;
 use crate::types::{Ino, ObjectId};
@@ -84,14 +84,15 @@ impl Tree {
         let mut below = Vec::new();
         self.change(ino, |inode| {
             inode.as_of = AsOf::change(stamp);
-            match &mut inode.body {
-                Body::File(Residence::Remote(seen))
-                | Body::File(Residence::Local { under: Under::Object(seen), .. }) => {
-                    if let Some(id) = renaming(&seen.meta.id) {
-                        seen.meta.id = id;
-                    }
-                    seen.fresh = Freshness::Stale;
+            let mut rename = |seen: &mut Seen| {
+                if let Some(id) = renaming(&seen.meta.id) {
+                    seen.meta.id = id;
                 }
+                seen.fresh = Freshness::Stale;
+            };
+            match &mut inode.body {
+                Body::File(Residence::Remote(seen)) => rename(seen),
+                Body::File(Residence::Local { under: Under::Object(seen), .. }) => rename(seen),
                 Body::File(Residence::Local { under: Under::Nothing | Under::Unknown, .. }) => {}
                 Body::Directory(folder) => {
                     folder.marker = folder.marker.take().and_then(|mut marker| {

@@ -4,10 +4,11 @@ use std::mem;
 
 use crate::store::{self, Precondition};
 use crate::types::{ByteRange, Key, ObjectMeta, RangeSet, SessionId};
+use crate::write::context::book::BookError;
 use crate::write::context::outcome::{Outcome, Settled, Trouble};
-use crate::write::file::state::{Standing, damaged, remove_staging, removed};
+use crate::write::file::state::{FileState, Standing, damaged, remove_staging, removed};
 use crate::write::staging::Snapshot;
-use crate::write::upload::{Base, FileId, TreeMove, union};
+use crate::write::upload::{Base, FileId, SessionEvent, TreeMove, union};
 use crate::write::{Error, WriteFile};
 
 impl WriteFile {
@@ -160,10 +161,27 @@ impl WriteFile {
 
     /// The user discarded the changes: it is what it was before them.
     pub(in crate::write) fn reverted(&self) {
-        let mut state = self.lock();
         let why =
             Error::Staging { errno: libc::EIO, detail: "its changes were discarded by the user".to_owned() };
-        self.settle(state.session, Settled::Lost(why));
+        self.revert(&mut self.lock(), Settled::Lost(why));
+    }
+
+    /// Another writer's version is where new attributes were to go, and has its own: ours are given up. Says no when there
+    /// are changes of the content by now.
+    pub(in crate::write) fn yield_attributes(&self, file: FileId) -> Result<bool, BookError> {
+        let mut state = self.lock();
+        let has_next = self.context.book.upload(file, |upload| upload.next.is_some());
+        if state.is_dirty || has_next == Some(true) {
+            return Ok(false);
+        }
+        self.context.book.session_event(file, SessionEvent::GivenUp)?;
+        let key = state.key.clone();
+        self.revert(&mut state, Settled::Conflicted { key, kept_as: None });
+        Ok(true)
+    }
+
+    fn revert(&self, state: &mut FileState, settled: Settled) {
+        self.settle(state.session, settled);
         state.session = self.context.book.next_session();
         state.base = state.base.take().map(|base| Base::whole(base.object));
         (state.is_dirty, state.since) = (false, None);

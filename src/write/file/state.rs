@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::durable::Position;
 use crate::store::Precondition;
 use crate::types::{Attributes, ByteRange, Key, ObjectMeta, RangeSet, SessionId};
+use crate::write::context::Urgency;
 use crate::write::staging::{Snapshot, Staging, StagingError};
 use crate::write::upload::{Base, Change, Content, FileId};
 use crate::write::{Error, Piece};
@@ -74,6 +75,8 @@ pub struct Sealed {
     pub position: Position,
     /// Whether both survive power loss.
     pub is_synced: bool,
+    /// When it is to be uploaded.
+    pub urgency: Urgency,
 }
 
 /// A snapshot that the journal speaks of: the next process needs its bytes when this one ends, however it ends.

@@ -231,8 +231,11 @@ impl Tree {
         let is_marker = object.key.as_str() == plan.source;
         let precondition = if is_marker { Precondition::None } else { Precondition::Absent };
         let copy = loop {
-            let options =
-                CopyOptions { precondition: precondition.clone(), metadata: MetadataDirective::Keep };
+            let options = CopyOptions {
+                precondition: precondition.clone(),
+                metadata: MetadataDirective::Keep,
+                token: None,
+            };
             let error = match self.context.store.copy(&object, &target, options).await {
                 Ok(copy) => break copy.id,
                 Err(error) => error,

@@ -134,6 +134,9 @@ impl Scheduler {
         else {
             return false;
         };
+        if self.yield_attributes(file) {
+            return true;
+        }
         let is_first = contested.is_none();
         if is_first {
             self.context.metrics.add(Counter::Conflicts, 1);
@@ -159,6 +162,33 @@ impl Scheduler {
             OnConflict::Overwrite => {
                 log::warn!("{key} was changed by another writer; this version replaces that one");
                 self.record(file, SessionEvent::ConflictOverruled)
+            }
+        }
+    }
+
+    /// New attributes of a version that is no longer there are of no use to anybody.
+    fn yield_attributes(&mut self, file: FileId) -> bool {
+        let about = self.context.book.upload(file, |upload| {
+            let content = upload.content.as_ref().filter(|_| upload.dresses_base())?;
+            Some((content.session, upload.key.clone()))
+        });
+        let Some(Some((session, key))) = about else { return false };
+        let Some(job) = self.jobs.get_mut(&file) else { return false };
+        let yielded = match &job.file {
+            Some(handle) => handle.yield_attributes(file).map_err(Error::from),
+            None => Ok(false),
+        };
+        match yielded {
+            Ok(true) => {
+                (job.content, job.not_before) = (None, None);
+                log::info!("{key} was changed by another writer; attributes that were set here are given up");
+                self.context.event(Event::Yielded { session, key });
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                log::warn!("That the attributes of {key} are given up cannot be noted: {error}");
+                false
             }
         }
     }

@@ -41,6 +41,8 @@ pub struct Job {
     pub retry_at: Option<Instant>,
     /// Not before this, for the program is likely to write more.
     pub not_before: Option<Instant>,
+    /// Whether that is to be kept when the file is closed: only attributes are new.
+    pub lingers: bool,
     /// When to note what an unsealed file holds.
     pub note_at: Option<Instant>,
     /// Whether something must be on stable storage, or verified, first.
@@ -150,6 +152,7 @@ impl Job {
             is_stuck: false,
             retry_at: None,
             not_before: None,
+            lingers: false,
             note_at: None,
             is_held: false,
             damage: None,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Attributes, ByteRange, ObjectId, RangeSet, SessionId};
+use crate::types::{Attributes, ByteRange, Key, ObjectId, RangeSet, SessionId};
 use crate::write::extents::Extent;
 use crate::write::upload::plan::Shape;
 
@@ -78,6 +78,13 @@ impl Content {
             dirty: &self.dirty,
             copies,
         }
+    }
+
+    /// Whether it has the bytes that are under its key already, and only its attributes are new.
+    pub fn is_base_with_attributes(&self, key: &Key) -> bool {
+        let is_whole =
+            |base: &Base| base.object.key == *key && base.valid == self.size && base.object.size == self.size;
+        self.base.as_ref().is_some_and(is_whole) && self.dirty.is_empty() && self.extents.is_empty()
     }
 
     /// This content over the object that the content before it has become.

@@ -357,6 +357,11 @@ impl Session {
         }
     }
 
+    /// Whether the content on its way is what is under the key already, with other attributes.
+    pub fn dresses_base(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.is_base_with_attributes(&self.key))
+    }
+
     /// The upload under way.
     pub fn transfer(&self) -> Option<&Transfer> {
         match &self.state {

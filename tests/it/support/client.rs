@@ -60,6 +60,24 @@ impl Client {
         run_ok(self.curl(key).arg("--fail").arg("--upload-file").arg(file.path()));
     }
 
+    /// Stores an object with these headers (`name: value`), as a foreign client does.
+    pub fn put_with(&self, key: &str, bytes: &[u8], headers: &[&str]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let mut command = self.curl(key);
+        for header in headers {
+            command.args(["--header", header]);
+        }
+        run_ok(command.arg("--fail").arg("--upload-file").arg(file.path()));
+    }
+
+    /// One header of an object, as a foreign client gets it.
+    pub fn header(&self, key: &str, name: &str) -> Option<String> {
+        let head = run_ok(self.curl(key).arg("--fail").arg("--head"));
+        let found = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+        found.map(|line| line[name.len() + 1..].trim().to_owned())
+    }
+
     /// Removes an object.
     pub fn delete(&self, key: &str) {
         run_ok(self.curl(key).arg("--fail").args(["--request", "DELETE"]));

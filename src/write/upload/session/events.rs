@@ -222,6 +222,8 @@ impl Session {
         match found {
             Found::Ours(object) => self.committed(object),
             Found::Expected => self.commit_again(),
+            // There is nothing left that could have these attributes.
+            Found::Absent if self.dresses_base() => self.contest(),
             Found::Absent => {
                 let fits = self.commit_again();
                 if fits {
@@ -229,27 +231,31 @@ impl Session {
                 }
                 fits
             }
-            Found::Other => match mem::replace(&mut self.state, State::Open) {
-                State::Completing { way, .. } => {
-                    self.state = State::Contested(way);
-                    true
-                }
-                // What we committed has been replaced since: it was in the bucket, and its attributes are history.
-                State::Amending { session, object, .. } => {
-                    self.in_bucket(session, object);
-                    true
-                }
-                other @ (State::Open
-                | State::Sending(_)
-                | State::Contested(_)
-                | State::Committed { .. }
-                | State::Conflicted
-                | State::Quarantined { .. }
-                | State::GivenUp) => {
-                    self.state = other;
-                    false
-                }
-            },
+            Found::Other => self.contest(),
+        }
+    }
+
+    fn contest(&mut self) -> bool {
+        match mem::replace(&mut self.state, State::Open) {
+            State::Completing { way, .. } => {
+                self.state = State::Contested(way);
+                true
+            }
+            // What we committed has been replaced since: it was in the bucket, and its attributes are history.
+            State::Amending { session, object, .. } => {
+                self.in_bucket(session, object);
+                true
+            }
+            other @ (State::Open
+            | State::Sending(_)
+            | State::Contested(_)
+            | State::Committed { .. }
+            | State::Conflicted
+            | State::Quarantined { .. }
+            | State::GivenUp) => {
+                self.state = other;
+                false
+            }
         }
     }
 
