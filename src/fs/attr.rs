@@ -1,5 +1,7 @@
 //! setattr and statfs.
 
+mod link;
+
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -59,7 +61,7 @@ impl FileSystem {
         let _turn = self.turn_beside(ino).await;
         match self.attr_of(ino).await?.kind {
             FileKind::Directory => self.set_directory_attr(ino, changes).await?,
-            FileKind::File => {
+            FileKind::File | FileKind::Symlink => {
                 let state = self.files.open(ino);
                 let result = self.set_file_attr(&state, changes).await;
                 self.close_state(&state);

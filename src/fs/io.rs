@@ -139,7 +139,12 @@ impl FileSystem {
         }
     }
 
-    async fn read_local(&self, state: &FileState, file: &Arc<WriteFile>, range: ByteRange) -> Result<Bytes> {
+    pub(crate) async fn read_local(
+        &self,
+        state: &FileState,
+        file: &Arc<WriteFile>,
+        range: ByteRange,
+    ) -> Result<Bytes> {
         let mut pieces = file.read(range)?;
         if pieces.len() == 1
             && let Some(Piece::Staged(bytes)) = pieces.pop_if(|piece| matches!(piece, Piece::Staged(_)))

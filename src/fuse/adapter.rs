@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,6 +29,8 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 const BACKGROUND_MAX: u16 = 64;
 /// Backing files are on a file system of its own. Deeper, and no overlay could be put over this mount.
 const PASSTHROUGH_STACK_DEPTH: u32 = 1;
+/// Links have all permission bits, and nobody asks for them.
+const LINK_MODE: u32 = 0o777;
 /// Inode numbers are not used twice within a mount, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 /// Directory offsets 1 and 2 stand behind `.` and `..`; an entry's own offset comes above them.
@@ -74,6 +77,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_MAX_PAGES,
+            // A link's inode has one target for as long as it lives.
+            InitFlags::FUSE_CACHE_SYMLINKS,
         ];
         for capability in wanted {
             if config.add_capabilities(capability).is_err() {
@@ -194,15 +199,23 @@ impl Filesystem for Adapter {
         self.runner.run("rmdir", Deadline::Request, operation, |result| answer_empty(reply, result));
     }
 
-    fn symlink(
-        &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _target: &Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EPERM);
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let ttl = self.ttl();
+        let attributes = new_attributes(LINK_MODE, 0, request);
+        let target = target.as_os_str().as_bytes().to_vec();
+        let operation = self.runner.fs.clone().symlink(ino(parent), name.to_owned(), target, attributes);
+        self.runner.run("symlink", Deadline::Own, operation, move |result| match result {
+            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
+            Err(number) => reply.error(errno(number)),
+        });
+    }
+
+    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        let operation = self.runner.fs.clone().read_link(ino(number));
+        self.runner.run("readlink", Deadline::Own, operation, |result| match result {
+            Ok(target) => reply.data(&target),
+            Err(number) => reply.error(errno(number)),
+        });
     }
 
     fn link(&self, _request: &Request, _ino: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {

@@ -24,6 +24,7 @@ pub(crate) fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,
         FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
     }
 }
 
@@ -40,7 +41,7 @@ pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
         kind: file_type(attr.kind),
         perm: (attr.mode & 0o7777) as u16,
         nlink: match attr.kind {
-            FileKind::File => 1,
+            FileKind::File | FileKind::Symlink => 1,
             FileKind::Directory => 2,
         },
         uid: attr.uid,

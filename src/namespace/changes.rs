@@ -207,7 +207,7 @@ impl Namespace {
             Survival::Lost => {}
             Survival::Unknown => {
                 let slash = match kind {
-                    FileKind::File => "",
+                    FileKind::File | FileKind::Symlink => "",
                     FileKind::Directory => "/",
                 };
                 let leaving = format!("{prefix}{}{slash}", leaving.as_str());

@@ -248,7 +248,7 @@ impl Tree {
             }
             // Whoever has it open reads the version it is; the other one is a file of its own.
             (Body::File(Residence::Remote(seen)), News::File(meta))
-                if inode.references.is_pinned() && seen.meta.id != meta.id =>
+                if inode.references.is_pinned() && seen.meta.id != meta.id || seen.is_other_file(meta) =>
             {
                 false
             }

@@ -12,6 +12,8 @@ use crate::types::{Attributes, ETag, Ino, ObjectMeta, UnixTime};
 
 /// Size shown for every directory, in bytes.
 const DIRECTORY_BYTES: u64 = 4096;
+/// Permission bits of a link that carries none. Nobody asks for them.
+const LINK_MODE: u32 = 0o777;
 
 /// A moment in the order of local changes and of questions to the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -171,6 +173,18 @@ impl AsOf {
     }
 }
 
+impl Body {
+    /// What kind of file it is.
+    pub fn kind(&self) -> FileKind {
+        let is_symlink = match self {
+            Body::Directory(_) => return FileKind::Directory,
+            Body::File(Residence::Remote(seen)) => seen.is_symlink(),
+            Body::File(Residence::Local { attributes, .. }) => attributes.is_symlink,
+        };
+        if is_symlink { FileKind::Symlink } else { FileKind::File }
+    }
+}
+
 impl Inode {
     /// Whether it has a way from the root.
     pub fn is_linked(&self) -> bool {
@@ -243,10 +257,12 @@ impl Inode {
 
     /// What `stat` shows.
     pub fn attr(&self, options: &Options) -> Attr {
-        let dress = |kind, size, attributes: Option<&Attributes>, mtime: UnixTime| {
+        let kind = self.body.kind();
+        let dress = |size, attributes: Option<&Attributes>, mtime: UnixTime| {
             let mode = match kind {
                 FileKind::File => options.file_mode,
                 FileKind::Directory => options.directory_mode,
+                FileKind::Symlink => LINK_MODE,
             };
             Attr {
                 ino: self.ino,
@@ -260,24 +276,39 @@ impl Inode {
         };
         match &self.body {
             Body::File(Residence::Remote(Seen { meta, .. })) => {
-                dress(FileKind::File, meta.id.size, meta.attributes.as_ref(), whole_seconds(meta.modified))
+                dress(meta.id.size, meta.attributes.as_ref(), whole_seconds(meta.modified))
             }
             Body::File(Residence::Local { size, attributes, under }) => {
                 let mtime = match under {
                     Under::Object(seen) => whole_seconds(seen.meta.modified),
                     Under::Nothing | Under::Unknown => options.mounted_at,
                 };
-                dress(FileKind::File, *size, Some(attributes), mtime)
+                dress(*size, Some(attributes), mtime)
             }
             Body::Directory(folder) => {
                 let attributes = folder.marker.as_ref().and_then(|marker| marker.attributes.as_ref());
-                dress(FileKind::Directory, DIRECTORY_BYTES, attributes, options.mounted_at)
+                dress(DIRECTORY_BYTES, attributes, options.mounted_at)
             }
         }
     }
 }
 
 impl Seen {
+    /// Whether the object is known to be a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        is_symlink(&self.meta)
+    }
+
+    /// Whether an answer of the store is about another file than the one that the kernel may know: of another kind, or
+    /// another link, whose target the kernel keeps for as long as it has the inode.
+    pub fn is_other_file(&self, news: &ObjectMeta) -> bool {
+        match (self.is_symlink(), &news.attributes) {
+            (false, _) => is_symlink(news),
+            (true, Some(_)) => !is_symlink(news) || news.id != self.meta.id,
+            (true, None) => news.id != self.meta.id,
+        }
+    }
+
     /// Takes in a newer answer. Metadata known of the same version outlives an answer that carries none, so that a
     /// file does not change its mode between `stat` and `ls`.
     pub fn learn(&mut self, news: Seen) {
@@ -326,6 +357,10 @@ impl Folder {
             Entry::Absent { .. } => None,
         })
     }
+}
+
+fn is_symlink(meta: &ObjectMeta) -> bool {
+    meta.attributes.as_ref().is_some_and(|attributes| attributes.is_symlink)
 }
 
 /// A HEAD tells whole seconds and some listings more; a file's time must not depend on who was asked.

@@ -73,6 +73,8 @@ pub enum FileKind {
     File,
     /// A prefix.
     Directory,
+    /// An object that says of itself that it is a symbolic link. Where nobody has asked it, it is a file.
+    Symlink,
 }
 
 /// What `stat` shows.
@@ -80,7 +82,7 @@ pub enum FileKind {
 pub struct Attr {
     /// The inode.
     pub ino: Ino,
-    /// File or directory.
+    /// File, directory or link.
     pub kind: FileKind,
     /// Length in bytes.
     pub size: u64,

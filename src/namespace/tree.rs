@@ -242,20 +242,17 @@ impl Tree {
         self.check();
     }
 
-    /// Whether an inode is a file: `Stale`, `IsDirectory`.
+    /// Whether an inode is a file or a link: `Stale`, `IsDirectory`.
     pub fn require_file(&self, ino: Ino) -> Result<(), Error> {
         match self.kind(ino)? {
-            FileKind::File => Ok(()),
+            FileKind::File | FileKind::Symlink => Ok(()),
             FileKind::Directory => Err(Error::IsDirectory),
         }
     }
 
-    /// File or directory: `Stale`.
+    /// File, directory or link: `Stale`.
     pub fn kind(&self, ino: Ino) -> Result<FileKind, Error> {
-        Ok(match self.inode(ino)?.body {
-            Body::File(_) => FileKind::File,
-            Body::Directory(_) => FileKind::Directory,
-        })
+        Ok(self.inode(ino)?.body.kind())
     }
 
     /// Changes an inode, if it is known, and finds its place in the order of dropping anew.

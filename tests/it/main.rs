@@ -22,6 +22,7 @@ mod inherited;
 mod kills;
 mod lengths;
 mod listings;
+mod links;
 mod mount;
 mod names;
 mod operator;

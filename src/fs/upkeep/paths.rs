@@ -97,7 +97,7 @@ impl FileSystem {
     async fn gather(&self, found: &Found<'_>, into: &mut Subjects, meter: &Meter) -> Result<(), WorkError> {
         let failed = |error: Error| WorkError::Path { path: found.path.clone(), error };
         match found.kind {
-            FileKind::File => {
+            FileKind::File | FileKind::Symlink => {
                 let subject = self.subject(found.ino, Instant::now()).await.map_err(failed)?;
                 into.add(subject, meter)
             }
@@ -126,7 +126,7 @@ impl FileSystem {
                 offset = last.next_offset;
                 for entry in entries.iter() {
                     let taken = match entry.attr.kind {
-                        FileKind::File => match self.subject(entry.attr.ino, now).await {
+                        FileKind::File | FileKind::Symlink => match self.subject(entry.attr.ino, now).await {
                             Ok(subject) => {
                                 into.add(subject, meter)?;
                                 Ok(())

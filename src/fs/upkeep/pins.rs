@@ -63,7 +63,7 @@ impl FileSystem {
 fn target_of(found: &Found<'_>) -> Result<PinTarget, WorkError> {
     let text = match found.kind {
         FileKind::Directory => format!("{}/", found.path),
-        FileKind::File => found.path.clone(),
+        FileKind::File | FileKind::Symlink => found.path.clone(),
     };
     let too_long = |_| WorkError::Path { path: found.path.clone(), error: Error::NameTooLong };
     PinTarget::parse(&text).map_err(too_long)

@@ -56,10 +56,10 @@ impl Namespace {
             return Vec::new();
         };
         let file = |child: Ino| match &tree.inode(child).ok()?.body {
-            Body::File(Residence::Remote(seen)) => {
+            Body::File(Residence::Remote(seen)) if !seen.is_symlink() => {
                 Some(Neighbour { ino: child, object: seen.meta.id.clone() })
             }
-            Body::File(Residence::Local { .. }) | Body::Directory(_) => None,
+            Body::File(Residence::Remote(_) | Residence::Local { .. }) | Body::Directory(_) => None,
         };
         match order {
             Order::Names => {

@@ -144,6 +144,27 @@ async fn metadata_is_asked_for_only_where_it_is_needed_and_then_kept() {
 }
 
 #[tokio::test]
+async fn what_turns_out_to_be_a_link_is_another_inode_and_so_is_its_next_version() {
+    let world = World::with(&[]).await;
+    let link = Attributes { is_symlink: true, ..Attributes::default() };
+    world.put_with("l", link.clone()).await;
+    let listed = world.list(Ino::ROOT, 0).await.remove(0).attr;
+    assert_eq!(listed.kind, FileKind::File, "a listing does not tell");
+    world.names.remember(listed.ino);
+    assert!(matches!(world.names.object(listed.ino, world.at(0)).await, Err(Error::Stale)));
+    let found = world.lookup(Ino::ROOT, "l", 0).await.unwrap();
+    assert_eq!((found.kind, found.mode, found.size), (FileKind::Symlink, 0o777, 1));
+    assert_ne!(found.ino, listed.ino);
+    assert_eq!(world.list(Ino::ROOT, 0).await.remove(0).attr, found, "what is known is shown");
+    assert_eq!(world.lookup(Ino::ROOT, "l", 20).await.unwrap(), found, "it is the same version");
+    world.put_with("l", link).await;
+    let next = world.lookup(Ino::ROOT, "l", 40).await.unwrap();
+    assert_eq!(next.kind, FileKind::Symlink);
+    assert_ne!(next.ino, found.ino, "the kernel keeps a target for as long as it has the inode");
+    assert!(matches!(world.names.attr(found.ino, world.at(40)).await, Err(Error::Stale)));
+}
+
+#[tokio::test]
 async fn a_marker_gives_a_directory_its_attributes_for_one_request() {
     let world = World::with(&[]).await;
     let attributes =
