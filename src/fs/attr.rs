@@ -1,6 +1,7 @@
 //! setattr and statfs.
 
 mod link;
+mod xattr;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,6 +12,8 @@ use crate::fs::io::Before;
 use crate::fs::open::Below;
 use crate::fs::{Attr, CommitMode, FileKind, FileSystem, OpenMode};
 use crate::types::{Attributes, Fh, Ino, UnixTime};
+
+pub use xattr::XattrMode;
 
 /// What a `setattr` wants changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -85,7 +88,8 @@ impl FileSystem {
         let Some(wanted) = Wanted::of(&known, changes) else {
             return Ok(());
         };
-        wanted.dress(&known, &mut attributes);
+        known.complete(&mut attributes);
+        wanted.dress(&mut attributes);
         Ok(self.namespace.set_directory_attributes(ino, attributes).await?)
     }
 
@@ -105,7 +109,7 @@ impl FileSystem {
             }
             let known = self.with_local(self.namespace.attr_known(state.ino)?);
             if let Some(wanted) = Wanted::of(&known, changes) {
-                self.dress(state, |attributes| wanted.dress(&known, attributes)).await?;
+                self.dress(state, |attributes| wanted.dress(attributes)).await?;
             }
             self.files.is_shared(state.ino)
         };
@@ -135,6 +139,7 @@ impl FileSystem {
         change: impl FnOnce(&mut Attributes),
     ) -> Result<()> {
         let mut attributes = object.attributes.unwrap_or_default();
+        self.namespace.attr_known(state.ino)?.complete(&mut attributes);
         change(&mut attributes);
         let replaced = self.writer.replace_attributes(&object.id, attributes).await?;
         self.namespace.committed(state.ino, &replaced, Instant::now());
@@ -197,12 +202,11 @@ impl Wanted {
         (wanted != Wanted { mode: None, uid: None, gid: None, mtime: None }).then_some(wanted)
     }
 
-    /// Sets what is wanted. What the object did not carry is from now on what was shown of it, so that it stays so.
-    fn dress(self, known: &Attr, attributes: &mut Attributes) {
-        attributes.mode = self.mode.or(attributes.mode).or(Some(known.mode));
-        attributes.uid = self.uid.or(attributes.uid).or(Some(known.uid));
-        attributes.gid = self.gid.or(attributes.gid).or(Some(known.gid));
-        attributes.mtime = self.mtime.or(attributes.mtime).or(Some(known.mtime));
+    fn dress(self, attributes: &mut Attributes) {
+        attributes.mode = self.mode.or(attributes.mode);
+        attributes.uid = self.uid.or(attributes.uid);
+        attributes.gid = self.gid.or(attributes.gid);
+        attributes.mtime = self.mtime.or(attributes.mtime);
     }
 }
 
@@ -223,7 +227,8 @@ mod tests {
         let moved = AttrChanges { mtime: Some(MtimeChange::To(time)), ..same };
         let wanted = Wanted::of(&known(), moved).expect("the time differs");
         let mut attributes = Attributes { uid: Some(9), ..Attributes::default() };
-        wanted.dress(&known(), &mut attributes);
+        known().complete(&mut attributes);
+        wanted.dress(&mut attributes);
         assert_eq!((attributes.mtime, attributes.mode, attributes.gid), (Some(time), Some(0o644), Some(2)));
         assert_eq!(attributes.uid, Some(9), "what nobody wants changed stays");
     }

@@ -52,6 +52,15 @@ pub enum Error {
     /// Not in this way: programs know another one.
     #[error("not supported: {0}")]
     Unsupported(&'static str),
+    /// No such extended attribute.
+    #[error("no such extended attribute")]
+    NoAttribute,
+    /// The value of an extended attribute is larger than any can be.
+    #[error("the value of an extended attribute is too long")]
+    AttributeTooLong,
+    /// The object has no room for more metadata.
+    #[error("an object has room for two KiB of metadata")]
+    AttributesFull,
     /// The staging limit is reached.
     #[error("{0}")]
     NoSpace(String),
@@ -94,6 +103,9 @@ impl Error {
             Error::ReadOnly => libc::EROFS,
             Error::NotPermitted(_) => libc::EPERM,
             Error::Unsupported(_) => libc::EOPNOTSUPP,
+            Error::NoAttribute => libc::ENODATA,
+            Error::AttributeTooLong => libc::E2BIG,
+            Error::AttributesFull => libc::ENOSPC,
             Error::NoSpace(_) => libc::ENOSPC,
             Error::Disk { errno, .. } => *errno,
             Error::Denied(_) => libc::EACCES,
@@ -125,7 +137,10 @@ impl Error {
             | Error::Invalid
             | Error::ReadOnly
             | Error::NotPermitted(_)
-            | Error::Unsupported(_) => false,
+            | Error::Unsupported(_)
+            | Error::NoAttribute
+            | Error::AttributeTooLong
+            | Error::AttributesFull => false,
         }
     }
 }

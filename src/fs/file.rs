@@ -189,6 +189,15 @@ impl Content {
         }
     }
 
+    /// The attributes that it has, or that its object carries, if they are known here.
+    pub(crate) fn attributes(&self) -> Option<Attributes> {
+        match &self.source {
+            Source::Unknown => None,
+            Source::Remote(object) => object.attributes.clone(),
+            Source::Local(local) => Some(local.attributes.clone()),
+        }
+    }
+
     /// What is known of it, and by whom.
     pub(crate) fn standing(&self) -> Standing {
         match &self.source {

@@ -63,7 +63,7 @@ impl FileSystem {
         let to = Place { parent: to.0, name: to.1 };
         let kind = self.look(&from).await?.kind;
         let turn = match kind {
-            FileKind::File => self.turn(&[from.parent, to.parent]).await?,
+            FileKind::File | FileKind::Symlink => self.turn(&[from.parent, to.parent]).await?,
             FileKind::Directory => self.turn_to_move(&from, &to).await?,
         };
         let source = self.look(&from).await?;
@@ -79,9 +79,10 @@ impl FileSystem {
             (Some(_), RenameMode::KeepTarget) => return Err(Error::Exists),
             (Some(attr), RenameMode::Replace) if attr.ino == source.ino => return Ok(()),
             (Some(attr), RenameMode::Replace) => match (kind, attr.kind) {
-                (FileKind::File, FileKind::Directory) => return Err(Error::IsDirectory),
-                (FileKind::Directory, FileKind::File) => return Err(Error::NotDirectory),
-                (FileKind::File, FileKind::File) | (FileKind::Directory, FileKind::Directory) => {}
+                (FileKind::File | FileKind::Symlink, FileKind::Directory) => return Err(Error::IsDirectory),
+                (FileKind::Directory, FileKind::File | FileKind::Symlink) => return Err(Error::NotDirectory),
+                (FileKind::File | FileKind::Symlink, FileKind::File | FileKind::Symlink)
+                | (FileKind::Directory, FileKind::Directory) => {}
             },
             (None, RenameMode::Replace | RenameMode::KeepTarget) => {}
         }

@@ -8,20 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{At, AttrChanges, Caller, DirEntry, FileKind, RenameMode};
+use crate::fs::{At, AttrChanges, Caller, DirEntry, FileKind, RenameMode, XattrMode};
+use crate::fuse::answers::{
+    GENERATION, answer_attr, answer_empty, answer_entry, answer_lookup, answer_xattr, dot_entries,
+};
 use crate::fuse::backing::{BackingTable, OpenDoor};
 use crate::fuse::convert::{
     allocation, errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode,
 };
 use crate::fuse::reply::{Deadline, Runner};
 use crate::observe::Counter;
-use crate::types::{ByteRange, Fh, Ino};
+use crate::types::{ByteRange, Fh};
 
 /// Largest write request; the kernel's own limit.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
@@ -31,8 +34,8 @@ const BACKGROUND_MAX: u16 = 64;
 const PASSTHROUGH_STACK_DEPTH: u32 = 1;
 /// Links have all permission bits, and nobody asks for them.
 const LINK_MODE: u32 = 0o777;
-/// Inode numbers are not used twice within a mount, so one generation is enough.
-const GENERATION: Generation = Generation(0);
+/// Attributes of this name space are never kept.
+const SECURITY: &[u8] = b"security.";
 /// Directory offsets 1 and 2 stand behind `.` and `..`; an entry's own offset comes above them.
 const DOT_ENTRIES: u64 = 2;
 
@@ -95,11 +98,8 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let ttl = self.ttl();
         let operation = self.runner.fs.clone().lookup(ino(parent), name.to_owned());
-        self.runner.run("lookup", Deadline::Request, operation, move |result| match result {
-            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
-            Err(libc::ENOENT) => reply.entry(&ttl, &missing(), GENERATION),
-            Err(number) => reply.error(errno(number)),
-        });
+        self.runner
+            .run("lookup", Deadline::Request, operation, move |result| answer_lookup(reply, ttl, result));
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
@@ -109,10 +109,8 @@ impl Filesystem for Adapter {
     fn getattr(&self, _request: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let ttl = self.ttl();
         let operation = self.runner.fs.clone().attr(ino(number));
-        self.runner.run("getattr", Deadline::Request, operation, move |result| match result {
-            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
-            Err(number) => reply.error(errno(number)),
-        });
+        self.runner
+            .run("getattr", Deadline::Request, operation, move |result| answer_attr(reply, ttl, result));
     }
 
     fn setattr(
@@ -137,10 +135,7 @@ impl Filesystem for Adapter {
         let (mtime, handle) = (mtime.map(mtime_change), fh.map(|fh| Fh(fh.0)));
         let changes = AttrChanges { mode, uid, gid, size, mtime, handle };
         let operation = self.runner.fs.clone().set_attr(ino(number), changes);
-        self.runner.run("setattr", Deadline::Own, operation, move |result| match result {
-            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
-            Err(number) => reply.error(errno(number)),
-        });
+        self.runner.run("setattr", Deadline::Own, operation, move |result| answer_attr(reply, ttl, result));
     }
 
     fn mknod(
@@ -165,10 +160,8 @@ impl Filesystem for Adapter {
             fs.release(fh);
             Ok(attr)
         };
-        self.runner.run("mknod", Deadline::Request, operation, move |result| match result {
-            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
-            Err(number) => reply.error(errno(number)),
-        });
+        self.runner
+            .run("mknod", Deadline::Request, operation, move |result| answer_entry(reply, ttl, result));
     }
 
     fn mkdir(
@@ -183,10 +176,8 @@ impl Filesystem for Adapter {
         let ttl = self.ttl();
         let attributes = new_attributes(mode, umask, request);
         let operation = self.runner.fs.clone().mkdir(ino(parent), name.to_owned(), attributes);
-        self.runner.run("mkdir", Deadline::Request, operation, move |result| match result {
-            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
-            Err(number) => reply.error(errno(number)),
-        });
+        self.runner
+            .run("mkdir", Deadline::Request, operation, move |result| answer_entry(reply, ttl, result));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -204,10 +195,7 @@ impl Filesystem for Adapter {
         let attributes = new_attributes(LINK_MODE, 0, request);
         let target = target.as_os_str().as_bytes().to_vec();
         let operation = self.runner.fs.clone().symlink(ino(parent), name.to_owned(), target, attributes);
-        self.runner.run("symlink", Deadline::Own, operation, move |result| match result {
-            Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
-            Err(number) => reply.error(errno(number)),
-        });
+        self.runner.run("symlink", Deadline::Own, operation, move |result| answer_entry(reply, ttl, result));
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
@@ -456,9 +444,45 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        // "Never": any other answer makes the kernel ask for security.capability before every write.
-        reply.error(Errno::ENOSYS);
+    fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name.as_bytes().starts_with(SECURITY) {
+            // The kernel asks before every write whether the file has capabilities. It has none, and never will.
+            return reply.error(Errno::ENODATA);
+        }
+        let operation = self.runner.fs.clone().get_xattr(ino(number), name.to_owned());
+        self.runner
+            .run("getxattr", Deadline::Request, operation, move |result| answer_xattr(reply, size, result));
+    }
+
+    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let operation = self.runner.fs.clone().list_xattrs(ino(number));
+        self.runner
+            .run("listxattr", Deadline::Request, operation, move |result| answer_xattr(reply, size, result));
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => XattrMode::Any,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let operation = self.runner.fs.clone().set_xattr(ino(number), name.to_owned(), value.to_vec(), mode);
+        self.runner.run("setxattr", Deadline::Own, operation, |result| answer_empty(reply, result));
+    }
+
+    fn removexattr(&self, _request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let operation = self.runner.fs.clone().remove_xattr(ino(number), name.to_owned());
+        self.runner.run("removexattr", Deadline::Own, operation, |result| answer_empty(reply, result));
     }
 
     fn fallocate(
@@ -516,31 +540,4 @@ impl Filesystem for Adapter {
         // Not worth a line in the log: many programs ask every file that they open whether it is a terminal.
         reply.error(Errno::ENOTTY);
     }
-}
-
-fn answer_empty(reply: ReplyEmpty, result: Result<(), i32>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(number) => reply.error(errno(number)),
-    }
-}
-
-/// `.` and `..` as far as they stand behind `offset`: inode, offset behind it, name. Both show the directory itself; the
-/// kernel finds the parent by its own tree.
-fn dot_entries(directory: Ino, offset: u64) -> impl Iterator<Item = (Ino, u64, &'static str)> {
-    [(directory, 1, "."), (directory, 2, "..")].into_iter().filter(move |(_, next, _)| *next > offset)
-}
-
-/// Inode 0: "there is no such name", which the kernel remembers for the TTL.
-fn missing() -> fuser::FileAttr {
-    let nothing = crate::fs::Attr {
-        ino: Ino(0),
-        kind: FileKind::File,
-        size: 0,
-        mtime: crate::types::UnixTime::default(),
-        mode: 0,
-        uid: 0,
-        gid: 0,
-    };
-    file_attr(&nothing)
 }

@@ -7,6 +7,7 @@
 //! The mount itself is made and taken off by `device`, because the crate's own unmount can hit a mount that is not ours.
 
 mod adapter;
+mod answers;
 mod backing;
 mod convert;
 mod device;

@@ -255,6 +255,15 @@ impl Inode {
         Some(&seen.meta.id.etag).filter(|version| !version.as_str().is_empty())
     }
 
+    /// What its object carries, as far as that is known.
+    pub fn attributes(&self) -> Option<&Attributes> {
+        match &self.body {
+            Body::File(Residence::Remote(seen)) => seen.meta.attributes.as_ref(),
+            Body::File(Residence::Local { attributes, .. }) => Some(attributes),
+            Body::Directory(folder) => folder.marker.as_ref()?.attributes.as_ref(),
+        }
+    }
+
     /// What `stat` shows.
     pub fn attr(&self, options: &Options) -> Attr {
         let kind = self.body.kind();

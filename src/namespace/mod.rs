@@ -96,6 +96,16 @@ pub struct Attr {
     pub gid: u32,
 }
 
+impl Attr {
+    /// Lets an object that is about to be changed carry what was shown of it, so that it stays so.
+    pub fn complete(&self, attributes: &mut Attributes) {
+        attributes.mode.get_or_insert(self.mode);
+        attributes.uid.get_or_insert(self.uid);
+        attributes.gid.get_or_insert(self.gid);
+        attributes.mtime.get_or_insert(self.mtime);
+    }
+}
+
 /// One entry of a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirEntry {
@@ -236,6 +246,11 @@ impl Namespace {
     /// Attributes as last known, fresh or not. No request. Of a removed file, too, while it is held. `Stale`.
     pub fn attr_known(&self, ino: Ino) -> Result<Attr, Error> {
         Ok(self.tree().inode(ino)?.attr(&self.options))
+    }
+
+    /// Attributes that its object carries, as far as they are known, fresh or not. No request. `Stale`.
+    pub fn attributes_known(&self, ino: Ino) -> Result<Attributes, Error> {
+        Ok(self.tree().inode(ino)?.attributes().cloned().unwrap_or_default())
     }
 
     /// The key of a file: `Stale`, `IsDirectory`, or `NotFound` when it has no name any more.
@@ -389,8 +404,8 @@ impl Namespace {
         let tree = self.tree();
         match (tree.kind(ino).ok()?, &tree.inode(ino).ok()?.place) {
             (FileKind::Directory, _) => tree.prefix(ino).ok(),
-            (FileKind::File, Place::Under { parent, .. }) => tree.prefix(*parent).ok(),
-            (FileKind::File, Place::Root | Place::Removed | Place::Vanished) => None,
+            (FileKind::File | FileKind::Symlink, Place::Under { parent, .. }) => tree.prefix(*parent).ok(),
+            (FileKind::File | FileKind::Symlink, Place::Root | Place::Removed | Place::Vanished) => None,
         }
     }
 
