@@ -84,7 +84,7 @@ impl Tree {
         let mut below = Vec::new();
         self.change(ino, |inode| {
             inode.as_of = AsOf::change(stamp);
-            let mut rename = |seen: &mut Seen| {
+            let rename = |seen: &mut Seen| {
                 if let Some(id) = renaming(&seen.meta.id) {
                     seen.meta.id = id;
                 }
