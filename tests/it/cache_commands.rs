@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 const CHUNK: u64 = 256 << 10;
 
 /// Runs `tetherfs cache ACTION --json PATHS` and reads its answer.
-fn cache(rig: &Rig, code: i32, words: &[&str], paths: &[&str]) -> Value {
+pub(crate) fn cache(rig: &Rig, code: i32, words: &[&str], paths: &[&str]) -> Value {
     let ran = cache_text(rig, &[words, &["--json"]].concat(), paths);
     assert_eq!(ran.code, Some(code), "{words:?} {paths:?}: {}{}\n{}", ran.out, ran.err, rig.log());
     serde_json::from_str(&ran.out).unwrap()

@@ -8,7 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tetherfs::bucket::Operation;
 
-use crate::support::{Mapping, Rig, Sharing, pattern, run, run_ok, sha256, wait_for};
+use crate::cache_commands::cache;
+use crate::support::{Mapping, Rig, Sharing, forget_pages, pattern, run, run_ok, sha256, wait_for};
 
 const MIB: usize = 1 << 20;
 /// Not a multiple of anything.
@@ -343,4 +344,48 @@ fn making_room_in_the_cache_spares_what_the_kernel_reads() {
     assert!(fs::read(rig.path("others")).unwrap() == others);
     assert!(rig.metric("cache_evicted_bytes") > 0, "something had to go");
     assert!(read_by_kernel(&rig, &file) == bytes);
+}
+
+#[test]
+fn the_cache_is_cleared_around_a_file_that_the_kernel_reads() {
+    let (rig, bytes) = cached(&[], 43);
+    rig.bucket.put("other", &pattern(44, MIB));
+    fs::read(rig.path("other")).unwrap();
+    all_closed(&rig);
+    let file = open_passed_through(&rig, "data");
+
+    let purged = &cache(&rig, 0, &["purge", "--yes"], &[""])[0];
+    assert_eq!((&purged["objects"], &purged["in_use_objects"]), (&1.into(), &1.into()), "{purged}");
+    assert!(purged["in_use_bytes"].as_u64() >= Some(LEN as u64), "{purged}");
+    assert!(read_by_kernel(&rig, &file) == bytes, "purged");
+    let evicted = &cache(&rig, 1, &["evict"], &["data"])[0];
+    assert_eq!((&evicted["files"], &evicted["in_use"]["count"]), (&0.into(), &1.into()), "{evicted}");
+    cache(&rig, 0, &["pin"], &["data"]);
+    let evicted = &cache(&rig, 1, &["evict", "--pinned"], &["data"])[0];
+    assert_eq!((&evicted["bytes"], &evicted["in_use"]["count"]), (&0.into(), &1.into()), "{evicted}");
+    assert!(read_by_kernel(&rig, &file) == bytes, "evicted");
+    let verified = &cache(&rig, 0, &["verify", "--repair"], &[""])[0];
+    let chunks = LEN.div_ceil(256 << 10);
+    assert_eq!(
+        (&verified["chunks"], &verified["removed_chunks"], &verified["removed_objects"]),
+        (&chunks.into(), &0.into(), &0.into()),
+        "{verified}"
+    );
+    forget_pages(&file);
+    assert!(read_by_kernel(&rig, &file) == bytes, "verified");
+    rig.bucket.requests().reset();
+    let again = open_passed_through(&rig, "data");
+    assert!(read_by_kernel(&rig, &again) == bytes, "opened once more");
+    drop((file, again));
+    all_closed(&rig);
+
+    let evicted = &cache(&rig, 0, &["evict", "--pinned"], &["data"])[0];
+    assert_eq!((&evicted["files"], &evicted["in_use"]["count"]), (&1.into(), &0.into()), "{evicted}");
+    let on_disk = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "data");
+    assert!(!rig.cache_files().iter().any(on_disk), "nothing of it is left");
+    assert_eq!(rig.bucket.count(Operation::GetObject), 0);
+    let file = File::open(rig.path("data")).unwrap();
+    forget_pages(&file);
+    assert!(read_all(&file) == bytes);
+    assert_eq!(rig.bucket.requests().count(Operation::GetObject).sent, LEN as u64, "fetched again");
 }
