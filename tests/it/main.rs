@@ -32,6 +32,7 @@ mod reading;
 mod unchanged;
 mod unlinked;
 mod uploads_commands;
+mod users;
 mod versions;
 mod writing;
 mod xattrs;
