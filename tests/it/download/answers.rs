@@ -19,7 +19,7 @@ fn header(name: &str, value: Option<&str>) -> Action {
 }
 
 /// Answers of which a part or all may be used, if it is looked at what they are.
-fn lies() -> Vec<(&'static str, Action)> {
+pub(super) fn lies() -> Vec<(&'static str, Action)> {
     vec![
         ("another start", header("content-range", Some(&format!("bytes 0-{}/{SIZE}", CHUNK - 1)))),
         ("a start a little off", {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use fastrand::Rng;
 use tetherfs::bucket::{Action, FaultHandle, Operation, Rule, Side};
 
-use super::{KIB, MIB};
+use super::{KIB, MIB, answers};
 use crate::support::{Rig, expect_same, forget_pages, pattern, seed};
 
 const READS: usize = 1000;
@@ -14,13 +14,15 @@ const READS: usize = 1000;
 const BATCH: usize = 25;
 const READ_BYTES_MAX: usize = 300 * KIB;
 /// Kinds of faults that a batch meets.
-const FAULTS_A_BATCH: usize = 2;
+const FAULTS_A_BATCH: usize = 3;
 /// Batches between two mounts with an empty cache.
 const BATCHES_A_MOUNT: usize = 10;
 /// Where bodies are hurt. Below a chunk, so that every request is long enough.
 const HURT_BYTES_MAX: u64 = 200_000;
 /// Objects of which every request is long enough to be hurt have this in their name.
 const LONG: &str = "long";
+/// Objects that are compared with the store's checksum before a byte of them is handed on have this in their name.
+const SHORT: &str = "chunk";
 
 const OBJECTS: [(&str, usize); 10] = [
     ("empty", 0),
@@ -38,8 +40,18 @@ const OBJECTS: [(&str, usize); 10] = [
 /// A way to fail.
 struct Kind {
     name: &'static str,
-    rule: fn(&mut Rng) -> Rule,
+    rule: Box<dyn Fn(&mut Rng) -> Rule>,
+    claim: Claim,
     struck: u64,
+}
+
+/// What an answer says of the version it is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// Nothing, or the truth.
+    Same,
+    /// That it is another one, so that the handle may be told that its own is gone.
+    Another,
 }
 
 fn get(action: Action) -> Rule {
@@ -55,11 +67,13 @@ fn refused(code: u16, retry_after_s: Option<u64>) -> Action {
     Action::Status { code, error: None, retry_after_s }
 }
 
-/// Every fault in the direction of reading that a server, a line or a proxy was seen to have, wrong bytes and wrong
-/// headers aside: those are no matter of going on.
+/// Every fault in the direction of reading that a server, a line or a proxy was seen to have.
 fn kinds() -> Vec<Kind> {
-    let kind = |name, rule: fn(&mut Rng) -> Rule| Kind { name, rule, struck: 0 };
-    vec![
+    let kind = |name, rule: fn(&mut Rng) -> Rule| {
+        let claim = if name == "replaced" { Claim::Another } else { Claim::Same };
+        Kind { name, rule: Box::new(rule), claim, struck: 0 }
+    };
+    let mut kinds = vec![
         kind("reset before the headers", |_| get(Action::Reset)),
         kind("closed before the headers", |_| get(Action::LoseAnswer)),
         kind("closed behind the headers", |_| get(Action::Cut { side: Side::Answer, after: 0 })),
@@ -82,7 +96,19 @@ fn kinds() -> Vec<Kind> {
         kind("504 for a HEAD", |_| Rule::on(Operation::HeadObject, refused(504, None))),
         kind("HEAD without an answer", |_| Rule::on(Operation::HeadObject, Action::LoseAnswer)),
         kind("replaced", |_| get(Action::Replace { text: None }).key(REPLACED).times(1)),
-    ]
+        kind("a listing out of date", |_| Rule::on(Operation::ListObjectsV2, Action::Freeze).times(1000)),
+        // Of larger ones, what is damaged on the way can be found out too late.
+        kind("a flipped byte", |r| {
+            let at = *r.choice(&[0, 1, HURT_BYTES_MAX]).unwrap();
+            get(Action::Flip { side: Side::Answer, at }).key(SHORT)
+        }),
+    ];
+    kinds.extend(answers::lies().into_iter().map(|(name, lie)| {
+        let claim = if name.ends_with("etag") { Claim::Another } else { Claim::Same };
+        let rule = Box::new(move |_: &mut Rng| get(lie.clone()).times(1));
+        Kind { name, rule, claim, struck: 0 }
+    }));
+    kinds
 }
 
 /// The object that others replace while it is read. Each batch has one of its own: the server may be at it still when the
@@ -191,6 +217,11 @@ impl Run {
         if random.u8(..) < 30 {
             forget_pages(&handle.file);
         }
+        if random.u8(..) < 20 {
+            let listed =
+                fs::read_dir(self.rig.mountpoint()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(listed.count() >= OBJECTS.len(), "{what}: names are missing");
+        }
         let wanted = random.usize(1..=READ_BYTES_MAX);
         let end = (handle.at + wanted).min(size);
         let mut seen = vec![0; wanted];
@@ -199,11 +230,7 @@ impl Run {
             match handle.file.read_at(&mut seen[filled..], (handle.at + filled) as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
-                Err(error)
-                    if error.raw_os_error() == Some(libc::ESTALE) && handle.name.starts_with(REPLACED) =>
-                {
-                    return self.open_anew(number);
-                }
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => return self.open_anew(number),
                 Err(error) => panic!("{what}: {wanted} bytes at {}: {error}", handle.at),
             }
         }
@@ -211,15 +238,13 @@ impl Run {
         handle.at = end;
     }
 
-    /// The version that a handle had is gone: the next open must have the one that is there.
+    /// The version that a handle had is gone, or was said to be: the next open must have the one that is there.
     fn open_anew(&mut self, number: usize) {
-        let struck: u64 = self
-            .armed
-            .iter()
-            .filter(|&&(kind, _)| self.kinds[kind].name == "replaced")
-            .map(|(_, fault)| fault.struck())
-            .sum();
-        assert!(struck > 0, "{}: stale, but never replaced", self.what(REPLACED));
+        let struck = |(kind, fault): &(usize, FaultHandle)| {
+            self.kinds[*kind].claim == Claim::Another && fault.struck() > 0
+        };
+        let what = self.what(&self.handles[number].name);
+        assert!(self.armed.iter().any(struck), "{what}: stale, but never replaced");
         let handle = &mut self.handles[number];
         handle.file = File::open(self.rig.path(&handle.name)).unwrap();
         handle.content = self.rig.bucket.read(&handle.name);
