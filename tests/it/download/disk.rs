@@ -1,12 +1,13 @@
 //! A disk under the cache that is small, full, or fails: reading goes on, as if there were no cache.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::{KIB, MIB, expect_at, expect_file};
-use crate::support::{Disk, Rig, expect_same, pattern, run, run_ok};
+use super::{KIB, MIB, expect_at, expect_file, read_through, settle};
+use crate::support::{Disk, Rig, expect_same, forget_pages, pattern, run_ok};
 
 const GIB: usize = 1 << 30;
 
@@ -44,22 +45,52 @@ fn cache_on(disk: &Disk) -> String {
     format!("--cache-dir={}", disk.path("cache").display())
 }
 
+/// Of disks this small nothing is to be left to others, by default they are left alone.
+const NO_FLOOR: &str = "--cache-free=0";
+
 #[test]
 fn a_gib_is_read_over_a_cache_disk_of_64_mib() {
     let mut rig = Rig::new();
     let disk = Disk::new(&rig.home().join("disk"), "64m");
     let film = Striped::put(&rig, "film", GIB);
-    rig.mount(&[&cache_on(&disk)]);
+    rig.mount(&[&cache_on(&disk), NO_FLOOR]);
     rig.bucket.requests().reset();
     film.expect_in_order(&rig, "film");
     let asked = rig.bucket.asked();
     assert!(asked.gets <= (GIB / (8 * MIB)) as u64 + 40, "requests as large as ever: {asked:?}");
     assert!(asked.sent as usize <= GIB + 32 * MIB, "{asked:?}");
+    let evicted = rig.metric("cache_evicted_bytes") as usize;
+    assert!(evicted > GIB / 2, "the disk was recycled, and not left alone: {evicted}");
     // What fits is still cached, and another file is no worse off.
     let small = pattern(1, 300_000);
     rig.bucket.put_quietly("small", &small);
     expect_file(&rig, "small", &small);
-    expect_file(&rig, "small", &small);
+    settle();
+    rig.bucket.requests().reset();
+    let file = File::open(rig.path("small")).unwrap();
+    forget_pages(&file);
+    expect_at("small", &file, 0, &small);
+    assert_eq!(rig.bucket.asked().gets, 0, "it is on the disk");
+    drop(file);
+    rig.unmount();
+}
+
+#[test]
+fn a_cache_disk_smaller_than_what_stays_free_is_left_alone() {
+    let mut rig = Rig::new();
+    let disk = Disk::new(&rig.home().join("disk"), "64m");
+    let bytes = pattern(6, 40 * MIB);
+    rig.bucket.put_quietly("f", &bytes);
+    rig.mount(&[&cache_on(&disk)]);
+    let free = free_bytes(&disk.path(""));
+    for _ in 0..2 {
+        let mut file = File::open(rig.path("f")).unwrap();
+        forget_pages(&file);
+        read_through("f", &mut file, &bytes);
+    }
+    assert!(free - free_bytes(&disk.path("")) < MIB as u64, "nothing is written to it");
+    assert!(rig.metric("cache_bypassed") > 0);
+    assert_eq!((rig.metric("cache_failures"), rig.metric("cache_evicted_bytes")), (0, 0));
     rig.unmount();
 }
 
@@ -69,24 +100,41 @@ fn a_cache_disk_filled_by_others_in_the_middle() {
     let disk = Disk::new(&rig.home().join("disk"), "64m");
     let bytes = pattern(2, 40 * MIB);
     rig.bucket.put_quietly("f", &bytes);
-    rig.mount(&[&cache_on(&disk), "--prefetch=4MiB", "--request-size=1MiB"]);
+    rig.mount(&[&cache_on(&disk), NO_FLOOR, "--prefetch=4MiB", "--request-size=1MiB"]);
     let file = File::open(rig.path("f")).unwrap();
     for at in (0..bytes.len()).step_by(MIB) {
-        if at == 8 * MIB {
-            run(Command::new("dd").arg("if=/dev/zero").arg(format!("of={}", disk.path("filler").display())));
+        if (8 * MIB..24 * MIB).contains(&at) {
+            // Again and again: what the cache gives back is taken as well, until it has nothing left.
+            fill(&disk.path("filler"));
             assert_eq!(free_bytes(&disk.path("")), 0, "the disk is full");
         }
         if at == 24 * MIB {
+            assert!(rig.metric("cache_evicted_bytes") > 0, "first the cache makes room for itself");
+            assert!(
+                rig.metric("cache_bypassed") > 0 && rig.metric("cache_failures") > 0,
+                "then it is bypassed"
+            );
             fs::remove_file(disk.path("filler")).unwrap();
         }
         expect_at("filled", &file, at, &bytes[at..at + MIB]);
     }
     drop(file);
-    expect_file(&rig, "f", &bytes);
     rig.unmount();
-    rig.mount_again();
-    expect_file(&rig, "f", &bytes);
-    rig.unmount();
+    // What had been bypassed is fetched again, and kept: there is room.
+    for again in 0..2 {
+        rig.mount_again();
+        rig.bucket.requests().reset();
+        expect_file(&rig, "f", &bytes);
+        assert_eq!(rig.bucket.asked().gets == 0, again == 1, "{:?}", rig.bucket.asked());
+        settle();
+        rig.unmount();
+    }
+}
+
+/// Takes all that is free of a disk.
+fn fill(filler: &Path) {
+    let mut filler = File::options().create(true).append(true).open(filler).unwrap();
+    while filler.write_all(&[0; 64 * KIB]).is_ok() {}
 }
 
 fn free_bytes(place: &Path) -> u64 {
@@ -108,11 +156,11 @@ fn reads_go_on_after(harm: impl Fn(&Path), undo: impl Fn(&Path)) {
     harm(&directory);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         expect_at("the rest", &file, 12 * MIB, &one[12 * MIB..]);
-        crate::support::forget_pages(&file);
+        forget_pages(&file);
         expect_at("all of it", &file, 0, &one);
         expect_file(&rig, "two", &two);
         let again = File::open(rig.path("two")).unwrap();
-        crate::support::forget_pages(&again);
+        forget_pages(&again);
         expect_at("two", &again, 0, &two);
         assert!(rig.tetherfs(&["status"]).code == Some(0));
     }));
