@@ -17,14 +17,11 @@ use crate::cache::{ChunkCache, Options};
 use crate::observe::{Counter, Gauge, Metrics};
 use crate::types::{ByteRange, ByteSize};
 
-/// Runs `test` on a file system of its own; says so when that is not allowed.
-fn on_mount(kind: &str, options: &str, test: impl FnOnce(&Path) + std::panic::UnwindSafe) {
+/// Runs `test` on a file system of its own, which takes root.
+pub(super) fn on_mount(kind: &str, options: &str, test: impl FnOnce(&Path) + std::panic::UnwindSafe) {
     let home = TempDir::new().unwrap();
     let mount = Command::new("mount").args(["-t", kind, "-o", options, kind]).arg(home.path()).status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: needs the right to mount a {kind}");
-        return;
-    }
+    assert!(mount.is_ok_and(|status| status.success()), "this needs the right to mount a {kind}");
     let result = std::panic::catch_unwind(|| test(home.path()));
     let unmounted = Command::new("umount").arg(home.path()).status();
     assert!(unmounted.is_ok_and(|status| status.success()));
@@ -205,16 +202,14 @@ fn a_directory_that_is_read_only_or_full_from_the_start_keeps_nothing() {
     }
 }
 
-/// Runs `test` on an ext4 of its own; says so when that cannot be had.
+/// Runs `test` on an ext4 of its own, which takes root, a loop device and what `scripts/setup.sh` installs.
 fn on_ext4(test: impl FnOnce(&Path) + std::panic::UnwindSafe) {
     let (home, image) = (TempDir::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
     image.as_file().set_len(32 << 20).unwrap();
     let made = Command::new("mkfs.ext4").arg("-q").arg(image.path()).status();
+    assert!(made.is_ok_and(|status| status.success()), "this needs mkfs.ext4");
     let mounted = Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(home.path()).status();
-    if ![made, mounted].into_iter().all(|done| done.is_ok_and(|status| status.success())) {
-        eprintln!("skipped: needs mkfs.ext4, a loop device and the right to mount");
-        return;
-    }
+    assert!(mounted.is_ok_and(|status| status.success()), "this needs a loop device and the right to mount");
     let result = std::panic::catch_unwind(|| test(home.path()));
     let unmounted = Command::new("umount").arg(home.path()).status();
     assert!(unmounted.is_ok_and(|status| status.success()));
