@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::FallocateFlags;
+
 /// A directory of files.
 pub trait Disk: Debug + Send + Sync + 'static {
     /// Opens a file for reading and appending, made (mode 0600) when absent.
@@ -30,6 +32,9 @@ pub trait DiskFile: Debug + Send + Sync {
     fn read_all(&self) -> io::Result<Vec<u8>>;
     /// Cuts the file.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Takes space for this many bytes behind the end, so that appending them needs none: where the file system can do
+    /// that, and has it. The file keeps its length.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
     /// Makes the content survive power loss.
     fn sync(&self) -> io::Result<()>;
 }
@@ -103,6 +108,11 @@ impl DiskFile for RealFile {
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let end = self.file.metadata()?.len();
+        Ok(rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, end, bytes)?)
     }
 
     fn sync(&self) -> io::Result<()> {

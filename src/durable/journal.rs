@@ -9,6 +9,9 @@
 //! INVARIANT: once the disk may have dropped what we wrote (a failed sync, an append that could not be taken back),
 //! nothing is taken or called synced until a checkpoint has rewritten everything into a new file: a later sync of the
 //! same file may report success for data that are gone.
+//!
+//! The file has space reserved behind its end: on a full disk it must be possible to note that a file was removed, or
+//! there would never be room again.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,6 +23,8 @@ use crate::durable::{Disk, DiskFile, frame};
 
 /// Bytes of a checkpoint that are collected before they are written.
 const CHECKPOINT_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes reserved behind the end, renewed when half of them are used.
+const RESERVE_BYTES: u64 = 1 << 20;
 const FILE_PREFIX: &str = "journal-";
 /// Ending of a generation that is not complete.
 const UNFINISHED_SUFFIX: &str = ".new";
@@ -110,6 +115,8 @@ struct GenerationFile {
     syncer: Arc<dyn DiskFile>,
     /// Bytes in it, all of them good.
     len: u64,
+    /// Up to where space is reserved, as far as that could be done.
+    reserved: u64,
     next_sequence: u64,
 }
 
@@ -182,7 +189,10 @@ impl Journal {
         let file = &mut state.file;
         let mut framed = Vec::new();
         frame::push_record(&mut framed, file.generation, file.next_sequence, record);
+        file.reserve();
         if let Err(error) = file.file.append(&framed) {
+            // A cut gives up what is behind it.
+            file.reserved = file.len;
             if let Err(cut) = file.file.truncate(file.len) {
                 state.health = Health::Doubtful {
                     reason: format!("a torn record ({error}) could not be taken back ({cut})"),
@@ -294,6 +304,19 @@ impl State {
     }
 }
 
+impl GenerationFile {
+    /// Sees to it that there is space behind the end, if there is any.
+    fn reserve(&mut self) {
+        if self.reserved >= self.len + RESERVE_BYTES / 2 {
+            return;
+        }
+        match self.file.reserve(RESERVE_BYTES) {
+            Ok(()) => self.reserved = self.len + RESERVE_BYTES,
+            Err(error) => log::debug!("No space reserved path={} error={error}", self.path.display()),
+        }
+    }
+}
+
 /// A generation that has its name.
 struct Begun {
     file: GenerationFile,
@@ -358,7 +381,9 @@ fn begin_generation(
     }
     let named = disk.sync_directory(directory);
     let next_sequence = records.len() as u64;
-    Ok(Begun { file: GenerationFile { path, generation, file, syncer, len, next_sequence }, named })
+    let mut file = GenerationFile { path, generation, file, syncer, len, reserved: len, next_sequence };
+    file.reserve();
+    Ok(Begun { file, named })
 }
 
 type WrittenFile = (Box<dyn DiskFile>, Arc<dyn DiskFile>, u64);
