@@ -40,6 +40,12 @@ impl FileSystem {
         self.handles.remove_directory(fh);
     }
 
+    /// `fsync` of a directory. Names are made, moved and removed in the bucket, or in the journal, before their calls
+    /// return; after this they survive power loss too.
+    pub async fn sync_directory(self: Arc<Self>) -> Result<()> {
+        Ok(self.writer.sync().await?)
+    }
+
     /// Makes a directory.
     pub async fn mkdir(self: Arc<Self>, parent: Ino, name: OsString, attributes: Attributes) -> Result<Attr> {
         if self.options.read_only {

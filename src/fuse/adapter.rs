@@ -426,8 +426,8 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // Names are made and removed in the bucket, or journaled, before their calls return.
-        reply.ok();
+        let operation = self.runner.fs.clone().sync_directory();
+        self.runner.run("fsyncdir", Deadline::Own, operation, |result| answer_empty(reply, result));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::observe::Metrics;
+use crate::observe::{Metrics, task};
 use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::context::{Command, Context, GiveUpBy};
@@ -391,6 +391,13 @@ impl Writer {
     /// Longest that a program waits without progress.
     pub fn close_timeout(&self) -> Duration {
         self.context.options.close_timeout
+    }
+
+    /// Waits until what is journaled so far, above all changes of names, survives power loss.
+    pub async fn sync(&self) -> Result<(), Error> {
+        let context = Arc::clone(&self.context);
+        let synced = task::spawn_blocking("sync", move || context.book.sync(context.book.position()));
+        synced.await.map_err(|_| file::stopped())?
     }
 
     /// Waits until every sealed session is in the bucket (interrupted ones excepted) or none can go on.
