@@ -330,6 +330,9 @@ impl DiskFile for GatedFile {
     fn read_all(&self) -> io::Result<Vec<u8>> {
         self.file.read_all()
     }
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.file.reserve(bytes)
+    }
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.file.truncate(len)
     }

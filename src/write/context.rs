@@ -117,7 +117,7 @@ pub enum Command {
         /// The file.
         file: FileId,
         /// Given the hold when no commit is under way.
-        reply: oneshot::Sender<Hold>,
+        reply: oneshot::Sender<Result<Hold, Error>>,
     },
     /// Such a while is over.
     Released(FileId),

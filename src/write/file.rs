@@ -6,6 +6,7 @@
 //! * A removed file keeps its data for the handles that are open, and is never committed.
 
 mod hold;
+mod naming;
 mod same;
 mod scheduled;
 mod state;
@@ -22,13 +23,13 @@ use crate::store::Precondition;
 use crate::types::{Attributes, ByteRange, Key, ObjectId, ObjectMeta, RangeSet, SessionId, UnixTime};
 use crate::write::context::killpoint::KillPoint;
 use crate::write::context::outcome::Outcome;
-use crate::write::context::{Command, Context, GiveUpBy, Reply, Urgency};
+use crate::write::context::{Command, Context, Reply, Urgency};
 use crate::write::file::state::{
     FileState, Noting, Recorded, Sealed, Standing, damaged, remove_staging, removed, unchanged,
 };
 use crate::write::staging::{Snapshot, Staging, StagingError};
 use crate::write::upload::{Base, Content, FileId, FileOpened, Record, SessionEvent};
-use crate::write::{Error, Piece, Replaces};
+use crate::write::{Error, Piece};
 
 pub use hold::Hold;
 pub use state::{local_error, stopped};
@@ -351,82 +352,22 @@ impl WriteFile {
         }
     }
 
-    /// The file has another name from now on; what is on its way under the old one is taken back or, if already
-    /// committed, was committed by an [`crate::write::Event::Committed`] before this returns. Waits no longer than
-    /// the close timeout for a commit whose answer is not known; then nothing has changed.
-    pub async fn rename(&self, key: Key, replaces: impl Into<Replaces>) -> Result<(), Error> {
-        let Replaces { expected, over } = replaces.into();
-        let id = {
-            let mut state = self.lock();
-            match &state.standing {
-                Standing::Live(id, _) => *id,
-                Standing::Clean | Standing::Removed(_) | Standing::Damaged(_) => {
-                    (state.key, state.expected) = (key, expected);
-                    return Ok(());
-                }
-            }
-        };
-        self.ask(|reply| Command::Rename { file: id, key, expected, over, reply }).await
-    }
-
-    /// The object that shows through was moved to another key (by [`crate::write::Writer::rename`]); its bytes are the
-    /// same. What is already sealed keeps the object's former name.
-    pub fn moved(&self, object: &ObjectId) {
-        let mut state = self.lock();
-        let state = &mut *state;
-        let Some(base) = state.base.as_mut().filter(|base| base.object.size == object.size) else {
-            return;
-        };
-        base.object = object.clone();
-        if state.sealed.is_none() {
-            // The next content must not go on from the commit under the former name: it stands over this base, alone.
-            if state.since.take().is_some_and(|since| since.session == state.session) {
-                state.session = self.context.book.next_session();
-            }
-        }
-    }
-
-    /// The file was removed: its data and its upload are given up, its handles can still read and write.
-    /// Waits no longer than the close timeout for a commit whose answer is not known; then nothing has changed.
-    pub async fn discard(&self) -> Result<(), Error> {
-        let id = {
-            let mut state = self.lock();
-            match &state.standing {
-                Standing::Live(id, _) => *id,
-                Standing::Clean | Standing::Damaged(_) => {
-                    state.standing = Standing::Removed(None);
-                    return Ok(());
-                }
-                Standing::Removed(_) => return Ok(()),
-            }
-        };
-        self.ask(|reply| Command::GiveUp { file: id, by: GiveUpBy::Removal, reply }).await
-    }
-
-    /// The file was removed before its first change: what its handles write is for them alone. Does nothing to a file
-    /// that has changes, which [`WriteFile::discard`] gives up.
-    pub fn lose_name(&self) {
-        let mut state = self.lock();
-        if let Standing::Clean = state.standing {
-            state.standing = Standing::Removed(None);
-        }
-    }
-
     /// The last handle was closed. What is sealed goes on, new attributes in their own time; what is dirty is sealed first.
+    /// When that fails now it is tried again later.
     pub fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();
         state.is_closed = true;
         let is_new = |sealed: &Sealed| sealed.urgency != Urgency::Soon;
-        if state.is_dirty || state.sealed.as_ref().is_none_or(is_new) {
-            self.seal_in(&mut state, Urgency::Now)?;
-        }
+        let is_due = state.is_dirty || state.sealed.as_ref().is_none_or(is_new);
+        let sealed = if is_due { self.seal_in(&mut state, Urgency::Now) } else { Ok(()) };
         match &state.standing {
+            Standing::Live(id, _) if sealed.is_err() => self.context.command(Command::Changed(*id)),
             Standing::Live(id, _) | Standing::Removed(Some((id, _))) => {
                 self.context.command(Command::Closed(*id))
             }
             Standing::Clean | Standing::Removed(None) | Standing::Damaged(_) => {}
         }
-        Ok(())
+        sealed
     }
 
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), Error> {

@@ -45,6 +45,8 @@ const SYNCED_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(
 const ATTRIBUTES_UPLOAD_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long after a change it is noted what an unsealed file holds.
 const NOTE_DELAY: std::time::Duration = std::time::Duration::from_millis(250);
+/// How long after that has failed it is tried again.
+const NOTE_AGAIN_DELAY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long to wait for the word that the data of a file are gone.
 const GONE_DELAY: std::time::Duration = std::time::Duration::from_millis(100);
@@ -278,7 +280,7 @@ impl Scheduler {
         if !is_known {
             if let Request::Hold { reply } = request {
                 // It was let go this moment: there is nothing that could be committed.
-                reply.send(Hold::new(&self.context, file)).ok();
+                reply.send(Ok(Hold::new(&self.context, file))).ok();
                 return;
             }
             request.answer(Err(Error::Staging {
@@ -310,6 +312,7 @@ impl Scheduler {
             && let Err(error) = handle.note_progress()
         {
             log::warn!("What {} holds cannot be noted: {error}", handle.key());
+            job.note_at = Some(now + NOTE_AGAIN_DELAY);
         }
     }
 

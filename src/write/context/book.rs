@@ -46,8 +46,10 @@ impl Book {
         let position = match self.journal.append(&record.encode()) {
             Ok(position) => position,
             Err(error) => {
-                // A journal that failed takes nothing until it is rewritten as a whole.
-                self.rewrite(&ledger).map_err(|_| BookError::Journal(journal_error(&error)))?;
+                log::debug!("A record cannot be appended: {error}");
+                // A journal that failed takes nothing until it is rewritten as a whole. What keeps it from that is what
+                // is wrong now.
+                self.rewrite(&ledger).map_err(BookError::Journal)?;
                 self.journal
                     .append(&record.encode())
                     .map_err(|error| BookError::Journal(journal_error(&error)))?
@@ -102,7 +104,10 @@ impl Book {
         match self.journal.sync(position) {
             Ok(()) => Ok(()),
             // What was not synced may be lost from the file; the ledger has it all.
-            Err(error) => self.rewrite(&self.lock()).map_err(|_| journal_error(&error)),
+            Err(error) => {
+                log::debug!("The journal cannot be synced: {error}");
+                self.rewrite(&self.lock())
+            }
         }
     }
 

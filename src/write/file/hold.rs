@@ -42,7 +42,7 @@ impl WriteFile {
         let (reply, held) = oneshot::channel();
         self.context.command(Command::Hold { file, reply });
         match tokio::time::timeout(waited, held).await {
-            Ok(Ok(held)) => Ok(Some(held)),
+            Ok(Ok(held)) => held.map(Some),
             Ok(Err(_)) => Err(stopped()),
             Err(_) => Err(Error::Timeout { waited, reason: self.outcome.borrow().reason() }),
         }

@@ -4,6 +4,7 @@ use std::mem;
 
 use crate::store::{self, Precondition};
 use crate::types::{ByteRange, Key, ObjectMeta, RangeSet, SessionId};
+use crate::write::context::Urgency;
 use crate::write::context::book::BookError;
 use crate::write::context::outcome::{Outcome, Settled, Trouble};
 use crate::write::file::state::{FileState, Standing, damaged, remove_staging, removed};
@@ -28,9 +29,10 @@ impl WriteFile {
         }
     }
 
-    /// Writes down what the file holds that no seal holds.
+    /// Writes down what the file holds that no seal holds; seals it where its last handle is closed.
     pub(in crate::write) fn note_progress(&self) -> Result<(), Error> {
-        self.note(&mut self.lock())
+        let mut state = self.lock();
+        if state.is_closed { self.seal_in(&mut state, Urgency::Now) } else { self.note(&mut state) }
     }
 
     /// A sealed content of it is in the bucket, under its name or as a conflict copy. Says whether that is still the

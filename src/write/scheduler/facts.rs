@@ -215,8 +215,15 @@ impl Scheduler {
             match self.context.book.upload(file, may_be_taken_back) {
                 Some(TakeBack::AsItIs) | None => {}
                 Some(TakeBack::Withdraw) => {
-                    if !self.record(file, SessionEvent::CommitWithdrawn) {
-                        return;
+                    match self.context.book.session_event(file, SessionEvent::CommitWithdrawn) {
+                        Ok(_) => {}
+                        Err(BookError::Misfit(_)) => return,
+                        Err(BookError::Journal(error)) => {
+                            let Some(job) = self.jobs.get_mut(&file) else { return };
+                            let waiting = std::mem::take(&mut job.requests);
+                            waiting.into_iter().for_each(|request| request.answer(Err(error.clone())));
+                            return;
+                        }
                     }
                 }
                 Some(TakeBack::NotYet) => return,
@@ -268,7 +275,7 @@ impl Scheduler {
         if let Request::Hold { reply } = request {
             self.with_job(file, |job| job.holds += 1);
             // Whoever asked may have stopped waiting; then dropping it ends the hold.
-            reply.send(Hold::new(&self.context, file)).ok();
+            reply.send(Ok(Hold::new(&self.context, file))).ok();
         }
     }
 

@@ -106,7 +106,7 @@ pub enum Request {
     /// None of its contents may be committed for a while.
     Hold {
         /// Given the hold.
-        reply: oneshot::Sender<Hold>,
+        reply: oneshot::Sender<Result<Hold, Error>>,
     },
     /// It is not wanted any more.
     GiveUp {
@@ -126,13 +126,16 @@ impl Request {
         }
     }
 
-    /// Tells who asked.
+    /// Tells who asked; a hold itself tells that it was given.
     pub fn answer(self, result: Result<(), Error>) {
         match self {
             // Whoever asked may have stopped waiting.
             Request::Rename { reply, .. } | Request::GiveUp { reply, .. } => drop(reply.send(result)),
-            // What is not given tells that there is none.
-            Request::Hold { .. } => {}
+            Request::Hold { reply } => {
+                if let Err(error) = result {
+                    drop(reply.send(Err(error)));
+                }
+            }
         }
     }
 }
