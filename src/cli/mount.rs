@@ -47,7 +47,7 @@ fn in_foreground(config: Config) -> Result<Exit, Failure> {
     observe::init_log(&config.foreground_log()).map_err(log_failure)?;
     let told = format!("{} is mounted on {}", config.url, config.fuse.mountpoint.display());
     let left = mount::serve(config, |ready| {
-        tell(&format!("{told}{}; Ctrl-C unmounts", recovery(ready.recovered)));
+        tell(&format!("{told}{}; Ctrl-C unmounts", news(ready)));
         Ok(())
     })?;
     Ok(farewell(&left, tell))
@@ -64,10 +64,13 @@ fn into_background(config: &Config, typed: &[OsString]) -> Result<Exit, Failure>
     // The first word is the program, the second is `mount`.
     command.arg("mount").arg(format!("--{BEHIND}")).args(&typed[2..]);
     match mount::start_behind(command).map_err(|error| no_start(&error))? {
-        Ok(Report::Ready { pid, log, recovered }) => {
+        Ok(Report::Ready { pid, log, recovered, answers }) => {
             let log = log.map(|log| format!(", log in {log}")).unwrap_or_default();
             let (url, mountpoint) = (&config.url, config.fuse.mountpoint.display());
-            tell(&format!("{url} is mounted on {mountpoint} (process {pid}{log}){}", recovery(recovered)));
+            tell(&format!(
+                "{url} is mounted on {mountpoint} (process {pid}{log}){}",
+                news(Ready { recovered, answers })
+            ));
             Ok(Exit::Ok)
         }
         Ok(Report::Failed { exit, message, hint }) => {
@@ -109,9 +112,9 @@ fn serve_behind(config: Config, reporter: &mut Option<Reporter>) -> Result<Exit,
     std::env::set_current_dir("/").map_err(mount::Error::from)?;
     log::info!("Mounting {} on {}", config.url, config.fuse.mountpoint.display());
     let log_file = log.file.map(|file| file.display().to_string());
-    let left = mount::serve(config, |Ready { recovered }| {
+    let left = mount::serve(config, |Ready { recovered, answers }| {
         let reporter = reporter.take().expect("a mount becomes ready once");
-        reporter.report(&Report::Ready { pid: std::process::id(), log: log_file, recovered })
+        reporter.report(&Report::Ready { pid: std::process::id(), log: log_file, recovered, answers })
     });
     Ok(farewell(&left?, |text| log::warn!("Unmounted. {text}")))
 }
@@ -130,12 +133,19 @@ fn farewell(left: &Status, tell: impl FnOnce(&str)) -> Exit {
     }
 }
 
-fn recovery(recovered: usize) -> String {
-    if recovered == 0 {
-        return String::new();
+/// What else is to be said of a mount that is ready.
+fn news(ready: Ready) -> String {
+    let Ready { recovered, answers } = ready;
+    let uploads = count(recovered, "upload");
+    let go = if recovered == 1 { "goes" } else { "go" };
+    match (answers, recovered) {
+        (true, 0) => String::new(),
+        (true, _) => format!("; {uploads} of an earlier mount {go} on"),
+        (false, 0) => "; the bucket is not available yet".to_owned(),
+        (false, _) => {
+            format!("; the bucket is not available yet, {uploads} of an earlier mount {go} on when it is")
+        }
     }
-    let verb = if recovered == 1 { "goes" } else { "go" };
-    format!("; {} of an earlier mount {verb} on", count(recovered, "upload"))
 }
 
 fn log_failure(error: observe::LogError) -> Failure {

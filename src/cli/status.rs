@@ -161,6 +161,10 @@ fn describe(status: &MountStatus, now: UnixTime) -> String {
         PhaseView::Stopped => "stopped",
     };
     lines.push(format!("  {phase} for {}, process {}, {mode}", age(hello.started, now), hello.pid));
+    lines.extend(status.outage.as_ref().map(|outage| {
+        let (why, lasts) = (printable(&outage.why), age(outage.since, now));
+        format!("  bucket     not available for {lasts}, uploads wait: {why}")
+    }));
     lines.extend(uploads(status, now));
     lines.extend(status.inside.moves.iter().map(moving));
     let number = |name: &str| status.inside.metrics.0.get(name).copied().unwrap_or(0);
@@ -279,7 +283,7 @@ fn trouble(metrics: &MetricsSnapshot) -> String {
 mod tests {
     use super::*;
     use crate::cli::pending::tests::{inside, session};
-    use crate::control::{Hello, Rates, VERSION};
+    use crate::control::{Hello, Outage, Rates, VERSION};
     use crate::write::SessionPhase;
 
     fn mounted(sessions: Vec<crate::write::SessionStatus>) -> MountStatus {
@@ -299,6 +303,7 @@ mod tests {
             cache_bytes_max: 1 << 30,
             staging_bytes_max: 2 << 30,
             rates: Rates { sent: 2 << 20, fetched: 0 },
+            outage: None,
             inside: inside(sessions),
         }
     }
@@ -327,6 +332,7 @@ mod tests {
             stuck,
             session(3, SessionPhase::Interrupted, 5, 0),
         ]);
+        status.outage = Some(Outage { since: UnixTime::from_secs(1053), why: "put off".to_owned() });
         status.inside.metrics.0.insert("store_errors".to_owned(), 2);
         let reason = "no\u{7} root".to_owned();
         status.inside.kernel =
@@ -335,6 +341,7 @@ mod tests {
         status.inside.metrics.0.insert("cache_misses".to_owned(), 1);
         let text = describe(&status, UnixTime::from_secs(1065));
         for part in [
+            "bucket     not available for 12s, uploads wait: put off",
             "uploads    2 pending, 100 B of 400 B sent (25 %), 2 MiB/s",
             "1 interrupted file kept",
             "dir/1.bin  sending, 33 % of 300 B, for 1m 5s",

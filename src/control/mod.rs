@@ -16,8 +16,8 @@ use std::path::PathBuf;
 pub use cache::{CacheAnswer, CacheCommand};
 pub use client::{Client, ClientError};
 pub use protocol::{
-    Answer, Command, DrainProgress, ErrorCode, Hello, MountStatus, PhaseView, Rates, Request, Unsealed,
-    VERSION,
+    Answer, Command, DrainProgress, ErrorCode, Hello, MountStatus, Outage, PhaseView, Rates, Request,
+    Unsealed, VERSION,
 };
 pub use server::{Operator, REQUEST_BYTES_MAX, Server};
 pub use socket::{ControlError, socket_name};

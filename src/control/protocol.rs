@@ -182,9 +182,21 @@ pub struct MountStatus {
     pub staging_bytes_max: u64,
     /// How fast bytes move at present.
     pub rates: Rates,
+    /// The server's present outage, if there is one.
+    #[serde(default)]
+    pub outage: Option<Outage>,
     /// The inside: uploads (`sessions`) and counters (`metrics`).
     #[serde(flatten)]
     pub inside: Status,
+}
+
+/// A time in which the server does not answer, or only to put off.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Outage {
+    /// Since when.
+    pub since: UnixTime,
+    /// What came of the last request.
+    pub why: String,
 }
 
 /// Bytes a second, over the last few seconds.

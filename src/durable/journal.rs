@@ -179,6 +179,13 @@ impl Journal {
         Ok(Some(replay(&bytes, &scan, damage)))
     }
 
+    /// Whether there is a journal in `directory`, sound or not. Changes nothing.
+    pub fn exists(disk: &dyn Disk, directory: &Path) -> bool {
+        let names = disk.list(directory).unwrap_or_default();
+        let is_complete = |name: &String| name.starts_with(FILE_PREFIX) && !name.ends_with(UNFINISHED_SUFFIX);
+        names.iter().any(is_complete)
+    }
+
     /// Appends a record (64 MiB at most). When this returns, the record survives the death of this process.
     /// After an error the record is not in the journal.
     pub fn append(&self, record: &[u8]) -> Result<Position, JournalError> {

@@ -12,12 +12,13 @@ use crate::config::Config;
 use crate::durable::Lease;
 use crate::fs::{self, FileSystem};
 use crate::fuse::Session;
+use crate::mount::Error;
 use crate::mount::life::Rooms;
-use crate::mount::{Error, VolumeNote};
+use crate::mount::notes::{ServerNote, VolumeNote};
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::Reader;
-use crate::store;
+use crate::store::{self, Opened, Reach};
 use crate::write::Writer;
 
 /// Everything that a mount consists of, the control socket excepted.
@@ -27,6 +28,8 @@ pub struct Assembly {
     pub rooms: Rooms,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Whether the server answers.
+    pub reach: Reach,
     /// Uploads of an earlier mount that go on.
     pub recovered: usize,
     /// Dropped last, when nothing writes into the state directory any more.
@@ -38,7 +41,11 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     make_private("state", &config.state_directory)?;
     let lease = Lease::acquire(&config.state_directory)?;
     let metrics = Arc::new(Metrics::default());
-    let store = store::open(&config.location, &config.store, Arc::clone(&metrics)).await?;
+    let note = ServerNote::of(&config.state_directory);
+    let visit = note.visit(&config.write.directory);
+    let Opened { store, reach, facts } =
+        store::open(&config.location, &config.store, visit, Arc::clone(&metrics)).await?;
+    note.keep(facts);
     VolumeNote::of(config, store.capabilities()).keep(&config.state_directory);
     let cache = open_cache(config, store.volume(), &metrics)?;
     let reader = Reader::new(Arc::clone(&store), cache, config.read.clone(), Arc::clone(&metrics));
@@ -51,7 +58,7 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     fs.start(recovered, events);
     match mount(&fs, config).await {
         Ok(session) => {
-            Ok(Assembly { rooms: Rooms { fs, session }, metrics, recovered: recovered_count, lease })
+            Ok(Assembly { rooms: Rooms { fs, session }, metrics, reach, recovered: recovered_count, lease })
         }
         Err(error) => {
             fs.shutdown().await;

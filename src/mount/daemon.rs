@@ -29,6 +29,8 @@ pub enum Report {
         log: Option<String>,
         /// Uploads of an earlier mount that go on.
         recovered: usize,
+        /// Whether the server answers.
+        answers: bool,
     },
     /// It did not come to that.
     Failed {
@@ -113,7 +115,7 @@ mod tests {
     fn the_report_arrives_while_the_child_lives_on() {
         let folder = tempfile::tempdir().unwrap();
         let ended = folder.path().join("ended");
-        let report = Report::Ready { pid: 7, log: Some("/l".to_owned()), recovered: 2 };
+        let report = Report::Ready { pid: 7, log: Some("/l".to_owned()), recovered: 2, answers: true };
         let line = serde_json::to_string(&report).unwrap();
         let script = format!("echo '{line}'; exec >/dev/null; sleep 0.5; : > {}", ended.display());
         assert_eq!(start_behind(shell(&script)).unwrap(), Ok(report));
@@ -143,7 +145,7 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let file = File::from(std::os::fd::OwnedFd::from(writer));
-        let report = Report::Ready { pid: 1, log: None, recovered: 0 };
+        let report = Report::Ready { pid: 1, log: None, recovered: 0, answers: true };
         assert_eq!(Reporter::over(file).report(&report).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -9,11 +9,11 @@ mod daemon;
 mod error;
 mod life;
 mod mountpoint;
+mod notes;
 mod operator;
 mod phase;
 mod rate;
 mod signals;
-mod volume;
 
 use std::io;
 use std::path::Path;
@@ -39,9 +39,9 @@ pub use mountpoint::{
     MountEntry, MountpointError, is_dead_mount_of_ours, mounted_at, mounts_of_ours,
     prepare as prepare_mountpoint, resolve as resolve_mountpoint,
 };
+pub use notes::VolumeNote;
 pub use phase::Phase;
 pub use signals::Signals;
-pub use volume::VolumeNote;
 
 /// Worker threads. Callbacks have threads of their own; these move bytes between sockets, memory and disk.
 const WORKERS: (usize, usize) = (2, 8);
@@ -55,6 +55,8 @@ const END_REQUESTS_MAX: usize = 32;
 pub struct Ready {
     /// Uploads of an earlier mount that go on.
     pub recovered: usize,
+    /// Whether the server answers.
+    pub answers: bool,
 }
 
 /// Mounts and serves until it ends. `on_ready` is called when the mount can be used; if it fails, nobody wants the mount
@@ -97,13 +99,14 @@ async fn serve_on_runtime(
         assembled = assemble(&config) => assembled?,
         name = signals.next() => return Err(Error::Interrupted(name)),
     };
-    let Assembly { rooms, metrics, recovered, lease } = assembly;
+    let Assembly { rooms, metrics, reach, recovered, lease } = assembly;
     let fs = Arc::clone(&rooms.fs);
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (ends_sender, ends) = mpsc::channel(END_REQUESTS_MAX);
     let drain_timeout = config.drain_timeout;
     let control = config.control.clone();
-    let desk = Desk::new(config, Arc::clone(&fs), metrics, phase_seen, ends_sender);
+    let ready = Ready { recovered, answers: reach.outage().is_none() };
+    let desk = Desk::new(config, Arc::clone(&fs), metrics, reach, phase_seen, ends_sender);
     let life = Life { body: Arc::new(rooms), signals: signals.into_channel(), ends, phase, drain_timeout };
 
     let server = match Server::start(&control, Arc::clone(&desk) as Arc<dyn crate::control::Operator>) {
@@ -113,7 +116,7 @@ async fn serve_on_runtime(
             return Err(error.into());
         }
     };
-    if let Err(error) = on_ready(Ready { recovered }) {
+    if let Err(error) = on_ready(ready) {
         log::warn!("Nobody waits for the mount any more: {error}");
         server.close();
         life.cancel().await;

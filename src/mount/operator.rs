@@ -9,12 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::Config;
 use crate::control::{
     Answer, CacheAnswer, CacheCommand, Command, DrainProgress, ErrorCode, Hello, MountStatus, Operator,
-    Rates, Unsealed, VERSION,
+    Outage, Rates, Unsealed, VERSION,
 };
 use crate::fs::{self, FileSystem, Status};
 use crate::mount::Phase;
 use crate::mount::rate::{RateMeter, SAMPLE_INTERVAL};
 use crate::observe::{Counter, Metrics, task};
+use crate::store::Reach;
 use crate::types::{SessionId, UnixTime};
 
 /// Longest that one `drain` request is held back.
@@ -36,6 +37,7 @@ pub struct Desk {
     started: UnixTime,
     fs: Arc<FileSystem>,
     metrics: Arc<Metrics>,
+    reach: Reach,
     phase: watch::Receiver<Phase>,
     meter: Mutex<RateMeter>,
     ends: mpsc::Sender<EndRequest>,
@@ -47,11 +49,12 @@ impl Desk {
         config: Config,
         fs: Arc<FileSystem>,
         metrics: Arc<Metrics>,
+        reach: Reach,
         phase: watch::Receiver<Phase>,
         ends: mpsc::Sender<EndRequest>,
     ) -> Arc<Desk> {
         let started = std::time::SystemTime::now().into();
-        Arc::new(Desk { config, started, fs, metrics, phase, meter: Mutex::default(), ends })
+        Arc::new(Desk { config, started, fs, metrics, reach, phase, meter: Mutex::default(), ends })
     }
 
     /// Keeps the rates up to date for as long as it is polled.
@@ -92,6 +95,7 @@ impl Desk {
             cache_bytes_max: self.config.cache.bytes_max.0,
             staging_bytes_max: self.config.write.staging_bytes_max.0,
             rates: self.rates(),
+            outage: self.reach.outage().map(|outage| Outage { since: outage.since, why: outage.why }),
             inside: self.fs.status(),
         }
     }

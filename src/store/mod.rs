@@ -21,6 +21,7 @@ mod location;
 mod memory;
 mod model;
 mod open;
+mod reach;
 mod rules;
 mod s3;
 pub mod wrap;
@@ -37,8 +38,9 @@ pub use model::{
     MetadataDirective, PartLimits, PartReceipt, PartSlot, Precondition, PutOptions, Upload, UploadId,
     UploadKind, UploadOptions, UploadStatus,
 };
-pub use open::{OpenError, Options, open, open_to_look, supposed_capabilities};
-pub use s3::{AddressingStyle, Identity, KeyPair, S3Options};
+pub use open::{OpenError, Opened, Options, Visit, open, open_to_look, supposed_capabilities};
+pub use reach::{Outage, Reach};
+pub use s3::{AddressingStyle, Identity, KeyPair, S3Options, ServerFacts};
 
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::observe::Metrics;
-use crate::store::s3::{Dialect, S3Store};
+use crate::store::s3::{self, Dialect};
 use crate::store::wrap::{LimitStore, Limits, MeterStore, RetryOptions, RetryStore};
-use crate::store::{Capabilities, LocalStore, Location, ObjectStore, S3Options};
+use crate::store::{Capabilities, LocalStore, Location, ObjectStore, Reach, S3Options, ServerFacts};
 use crate::types::ByteSize;
 
 /// Upper bound of the first wait between two attempts.
@@ -51,21 +53,45 @@ pub enum OpenError {
     },
 }
 
+/// What is known of a volume before it is opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Visit {
+    /// Nothing. Its server must answer.
+    First,
+    /// It was opened before, so that its server need not answer now. With what was found out then, if that is known.
+    Again(Option<ServerFacts>),
+}
+
+/// An open volume.
+#[derive(Debug)]
+pub struct Opened {
+    /// The volume.
+    pub store: Arc<dyn ObjectStore>,
+    /// Whether its server can be worked with.
+    pub reach: Reach,
+    /// What its server is found to be like, as soon as it has been asked; for the next [`Visit`]. Nothing comes where
+    /// there is nothing to be remembered.
+    pub facts: oneshot::Receiver<ServerFacts>,
+}
+
 /// Opens a volume: finds credentials, checks that the bucket is there, probes what the server can do, and puts the
-/// wrappers around the back end.
+/// wrappers around the back end. On a visit that is not the first, a server that does not answer is asked behind.
 pub async fn open(
     location: &Location,
     options: &Options,
+    visit: Visit,
     metrics: Arc<Metrics>,
-) -> Result<Arc<dyn ObjectStore>, OpenError> {
+) -> Result<Opened, OpenError> {
     options.check()?;
+    let reach = Reach::default();
+    let (found, facts) = oneshot::channel();
     let back_end: Arc<dyn ObjectStore> = match location {
         Location::S3 { bucket, prefix } => {
-            Arc::new(S3Store::open(bucket, prefix, &options.s3, options.stall_timeout).await?)
+            s3::open((bucket, prefix), &options.s3, options.stall_timeout, visit, &reach, found).await?
         }
         Location::Local { directory } => Arc::new(open_local(directory)?),
     };
-    Ok(wrap(back_end, options, metrics))
+    Ok(Opened { store: wrap(back_end, options, metrics, &reach), reach, facts })
 }
 
 /// Opens a volume for looking at objects and unfinished uploads. Nothing is tried out and nothing written, so that what
@@ -78,11 +104,12 @@ pub async fn open_to_look(
     options.check()?;
     let back_end: Arc<dyn ObjectStore> = match location {
         Location::S3 { bucket, prefix } => {
-            Arc::new(S3Store::open_to_look(bucket, prefix, &options.s3, options.stall_timeout).await?)
+            let way = s3::Way::find(bucket, prefix, &options.s3, options.stall_timeout).await?;
+            Arc::new(way.look().await?)
         }
         Location::Local { directory } => Arc::new(open_local(directory)?),
     };
-    Ok(wrap(back_end, options, metrics))
+    Ok(wrap(back_end, options, metrics, &Reach::default()))
 }
 
 /// What a volume can do at best, of which nothing more is known.
@@ -107,8 +134,13 @@ impl Options {
 }
 
 /// The wrappers, from the inside: every request is counted, each attempt holds a permit, failures are tried again.
-fn wrap(back_end: Arc<dyn ObjectStore>, options: &Options, metrics: Arc<Metrics>) -> Arc<dyn ObjectStore> {
-    let metered = Arc::new(MeterStore::new(back_end, metrics.clone()));
+fn wrap(
+    back_end: Arc<dyn ObjectStore>,
+    options: &Options,
+    metrics: Arc<Metrics>,
+    reach: &Reach,
+) -> Arc<dyn ObjectStore> {
+    let metered = Arc::new(MeterStore::new(back_end, metrics.clone(), reach.clone()));
     let limits = Limits { requests_max: options.requests_max, bytes_max: options.sending_bytes_max.0 };
     let limited = Arc::new(LimitStore::new(metered, limits, metrics.clone()));
     let retry = RetryOptions {

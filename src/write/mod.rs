@@ -22,7 +22,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::durable::{Journal, RealDisk};
 use crate::observe::{Metrics, task};
 use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
@@ -421,6 +422,11 @@ impl Writer {
         // One that has been shut down before drops the question.
         stopped.await.ok();
     }
+}
+
+/// Whether an earlier process has journaled changes in this directory, finished or not.
+pub fn is_begun(directory: &Path) -> bool {
+    Journal::exists(&RealDisk, &directory.join("journal"))
 }
 
 fn no_session(session: SessionId) -> Error {

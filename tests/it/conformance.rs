@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tetherfs::bucket::Quirks;
 use tetherfs::observe::Metrics;
-use tetherfs::store::{self, Identity, KeyPair, Location, Options, S3Options, conformance};
+use tetherfs::store::{self, Identity, KeyPair, Location, Options, S3Options, Visit, conformance};
 use tetherfs::types::ByteSize;
 
 use crate::support::{Account, BUCKET, Bucket, Foreign, Served};
@@ -35,7 +35,8 @@ fn conforms_but_for(known: &[(&str, &str)], account: &Account) {
     };
     let location: Location = format!("s3://{BUCKET}/some/prefix").parse().unwrap();
     runtime.block_on(async {
-        let store = store::open(&location, &options, Arc::new(Metrics::default())).await.unwrap();
+        let opened = store::open(&location, &options, Visit::First, Arc::new(Metrics::default())).await;
+        let store = opened.unwrap().store;
         for (name, check) in conformance::CHECKS {
             match known.iter().find(|(check, _)| *check == name) {
                 Some((_, why)) => eprintln!("{endpoint} is not asked for {name}: {why}"),

@@ -29,6 +29,7 @@ mod operator;
 mod passthrough;
 mod ranges;
 mod reading;
+mod recovery;
 mod unchanged;
 mod unlinked;
 mod uploads_commands;

@@ -139,6 +139,7 @@ mod tests {
             cache_bytes_max: 1,
             staging_bytes_max: 1,
             rates: Rates::default(),
+            outage: None,
             inside: inside(sessions),
         }
     }

@@ -156,6 +156,11 @@ impl S3Client {
         S3Client { http, address, region: region.to_owned(), login, clock_offset_secs: AtomicI64::new(0) }
     }
 
+    /// The region that requests are signed for.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
     /// Sends a call; an answer is a success, or "range not satisfiable" to a GET.
     pub async fn send(&self, call: &Call<'_>) -> Result<Answer> {
         self.attempt(call).await.map_err(|error| error.into_error(call))

@@ -18,17 +18,24 @@ mod tests;
 mod uploads;
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::store::reach::Reach;
 use crate::store::s3::client::S3Client;
 pub use crate::store::s3::dialect::Dialect;
+pub use crate::store::s3::open::Way;
 use crate::store::{
     Capabilities, Completion, CopyOptions, DeleteOptions, Fetched, GetOptions, ListOptions, ListPage,
-    ObjectStore, PartReceipt, PartSlot, PutOptions, Result, Upload, UploadOptions, UploadStatus,
+    ObjectStore, OpenError, PartReceipt, PartSlot, PutOptions, Result, Upload, UploadOptions, UploadStatus,
+    Visit,
 };
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
+
+pub use open::revisit::{FactsSender, ServerFacts};
 
 /// Where the server is and who asks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -108,6 +115,35 @@ impl S3Store {
         let capabilities = dialect.capabilities();
         S3Store { client, volume, dialect, capabilities }
     }
+
+    fn facts(&self) -> ServerFacts {
+        let (volume, region) = (self.volume.clone(), self.client.region().to_owned());
+        ServerFacts { volume, region, dialect: self.dialect.clone() }
+    }
+}
+
+/// Opens a bucket's part below `prefix` (empty, or ending in `/`). Only on a first visit the server must answer.
+pub async fn open(
+    (bucket, prefix): (&str, &str),
+    options: &S3Options,
+    stall_timeout: Duration,
+    visit: Visit,
+    reach: &Reach,
+    facts: FactsSender,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    let way = Way::find(bucket, prefix, options, stall_timeout).await?;
+    let remembered = match visit {
+        Visit::Again(None) => None,
+        Visit::Again(Some(remembered)) if way.leads_to_volume_of(&remembered) => Some(remembered),
+        // What was opened before is another volume.
+        Visit::Again(Some(_)) | Visit::First => {
+            let asked = way.ask().await?;
+            // Whoever wanted the facts may have gone.
+            facts.send(asked.facts()).ok();
+            return Ok(Arc::new(asked));
+        }
+    };
+    Ok(open::revisit::revisit(way, remembered, reach.clone(), facts).await?)
 }
 
 #[async_trait]

@@ -1,5 +1,7 @@
 //! Opens a bucket: who asks, where it is, whether it answers, what the server can do.
 
+pub mod revisit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use crate::store::s3::address::Address;
 use crate::store::s3::client::{Call, CallError, Login, S3Client};
 use crate::store::s3::dialect::Dialect;
 use crate::store::s3::probe::probe;
-use crate::store::s3::{Identity, S3Options, S3Store};
+use crate::store::s3::{Identity, S3Options, S3Store, ServerFacts};
 use crate::store::{Op, OpenError};
 
 /// Signed for until the server names another; the one most servers take.
@@ -23,38 +25,24 @@ pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// Wait before the second attempt; doubled before the third.
 pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 
-impl S3Store {
-    /// Opens a bucket's part below `prefix` (empty, or ending in `/`).
-    pub async fn open(
-        bucket: &str,
-        prefix: &str,
-        options: &S3Options,
-        stall_timeout: Duration,
-    ) -> Result<S3Store, OpenError> {
-        let (store, whose) = S3Store::reach(bucket, prefix, options, stall_timeout).await?;
-        match whose {
-            Server::Amazon => Ok(store),
-            Server::Other => store.try_out().await,
-        }
-    }
+/// The way to a bucket's part below a prefix: all but what only its server can tell.
+pub struct Way {
+    bucket: String,
+    prefix: String,
+    options: S3Options,
+    http: HttpClient,
+    login: Arc<Login>,
+    volume: String,
+}
 
-    /// The same for looking only: nothing is written, and what the server can do is taken to be what Amazon's can.
-    pub async fn open_to_look(
+impl Way {
+    /// Finds out who asks and where. `prefix` is empty or ends in `/`. The server is not asked.
+    pub async fn find(
         bucket: &str,
         prefix: &str,
         options: &S3Options,
         stall_timeout: Duration,
-    ) -> Result<S3Store, OpenError> {
-        Ok(S3Store::reach(bucket, prefix, options, stall_timeout).await?.0)
-    }
-
-    /// Finds the bucket, and makes sure that it answers.
-    async fn reach(
-        bucket: &str,
-        prefix: &str,
-        options: &S3Options,
-        stall_timeout: Duration,
-    ) -> Result<(S3Store, Server), OpenError> {
+    ) -> Result<Way, OpenError> {
         let ambient = ambient(options.identity.profile()).await;
         let options = S3Options {
             endpoint: options.endpoint.clone().or(ambient.endpoint),
@@ -63,36 +51,46 @@ impl S3Store {
         };
         let http = HttpClient::new(stall_timeout).map_err(OpenError::Options)?;
         let login = Arc::new(login(&options).await?);
-        let region = options.region.as_deref().unwrap_or(FIRST_REGION);
-        let connect = |region: &str| {
-            let address = Address::new(bucket, prefix, &options, region).map_err(OpenError::Options)?;
-            Ok(S3Client::new(http.clone(), address, region, login.clone()))
-        };
         let volume = volume(bucket, prefix, options.endpoint.as_deref());
-        let mut client: S3Client = connect(region)?;
+        Ok(Way { bucket: bucket.to_owned(), prefix: prefix.to_owned(), options, http, login, volume })
+    }
+
+    /// Whether these facts are about the volume that it leads to.
+    pub fn leads_to_volume_of(&self, facts: &ServerFacts) -> bool {
+        self.volume == facts.volume
+    }
+
+    /// Opens the volume once its server has answered, for looking only: nothing is written, and what the server can do is
+    /// taken to be what Amazon's can.
+    pub async fn look(&self) -> Result<S3Store, OpenError> {
+        let region = self.options.region.as_deref().unwrap_or(FIRST_REGION);
+        let mut client = self.connect(region)?;
         let mut outcome = check(&client).await;
         if let Some(other) = outcome.as_ref().err().and_then(named_region).filter(|other| other != region) {
             log::info!("The bucket is in region {other}, not {region}");
-            client = connect(&other)?;
+            client = self.connect(&other)?;
             outcome = check(&client).await;
         }
         if let Err(error) = outcome {
-            return Err(cannot_open(&volume, error));
+            return Err(cannot_open(&self.volume, error));
         }
-        let whose = if options.endpoint.is_none() { Server::Amazon } else { Server::Other };
-        Ok((S3Store::new(client, volume, Dialect::amazon()), whose))
+        Ok(S3Store::new(client, self.volume.clone(), Dialect::amazon()))
     }
 
-    /// Finds out what the server can do.
-    async fn try_out(self) -> Result<S3Store, OpenError> {
-        let dialect = match probe(&self).await {
+    /// Opens the volume once its server has answered, by what the server is found to do.
+    pub async fn ask(&self) -> Result<S3Store, OpenError> {
+        let store = self.look().await?;
+        if self.options.endpoint.is_none() {
+            return Ok(store);
+        }
+        let dialect = match probe(&store).await {
             Ok(dialect) => dialect,
             Err(source) => {
                 let advice = "The server failed while its abilities were tried out; try again".to_owned();
-                return Err(OpenError::Store { volume: self.volume, source, advice });
+                return Err(OpenError::Store { volume: store.volume, source, advice });
             }
         };
-        log::debug!("Server of {}: {dialect:?}", self.volume);
+        log::debug!("Server of {}: {dialect:?}", store.volume);
         if !dialect.unguarded().is_empty() {
             log::warn!(
                 "The server ignores preconditions on {}: objects are looked at before they are changed, \
@@ -100,16 +98,25 @@ impl S3Store {
                 dialect.unguarded().join(", ")
             );
         }
-        Ok(S3Store::new(self.client, self.volume, dialect))
+        Ok(S3Store::new(store.client, store.volume, dialect))
     }
-}
 
-/// Whose server it is.
-enum Server {
-    /// One whose abilities are known.
-    Amazon,
-    /// One that only calls itself S3.
-    Other,
+    /// Opens the volume by what is remembered of its server, else by the least that such a server does.
+    pub fn unasked(&self, remembered: Option<ServerFacts>) -> Result<S3Store, OpenError> {
+        let least = if self.options.endpoint.is_none() { Dialect::amazon() } else { Dialect::cautious() };
+        let (region, dialect) = match remembered {
+            Some(facts) => (facts.region, facts.dialect),
+            None => (FIRST_REGION.to_owned(), least),
+        };
+        let client = self.connect(self.options.region.as_deref().unwrap_or(&region))?;
+        Ok(S3Store::new(client, self.volume.clone(), dialect))
+    }
+
+    fn connect(&self, region: &str) -> Result<S3Client, OpenError> {
+        let address =
+            Address::new(&self.bucket, &self.prefix, &self.options, region).map_err(OpenError::Options)?;
+        Ok(S3Client::new(self.http.clone(), address, region, Arc::clone(&self.login)))
+    }
 }
 
 /// Names the volume without secrets; keys the cache and the state.

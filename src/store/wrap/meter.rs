@@ -1,4 +1,4 @@
-//! Counts requests, failures and bytes.
+//! Counts requests, failures and bytes, and notes whether the server can be worked with.
 //!
 //! Every operation that reaches this store is one request, so it belongs inside the retries. "Not found" and "precondition
 //! failed" are answers, not failures.
@@ -12,7 +12,8 @@ use futures_util::StreamExt;
 use crate::observe::{Counter, Metrics};
 use crate::store::{
     Capabilities, Completion, CopyOptions, DeleteOptions, Error, ErrorKind, Fetched, GetOptions, ListOptions,
-    ListPage, ObjectStore, PartReceipt, PartSlot, PutOptions, Result, Upload, UploadOptions, UploadStatus,
+    ListPage, ObjectStore, PartReceipt, PartSlot, PutOptions, Reach, Result, Upload, UploadOptions,
+    UploadStatus,
 };
 use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 
@@ -21,19 +22,28 @@ use crate::types::{ByteRange, Key, ObjectId, ObjectMeta};
 pub struct MeterStore {
     inner: Arc<dyn ObjectStore>,
     metrics: Arc<Metrics>,
+    reach: Reach,
 }
 
 impl MeterStore {
     /// Puts counters around a store.
-    pub fn new(inner: Arc<dyn ObjectStore>, metrics: Arc<Metrics>) -> MeterStore {
-        MeterStore { inner, metrics }
+    pub fn new(inner: Arc<dyn ObjectStore>, metrics: Arc<Metrics>, reach: Reach) -> MeterStore {
+        MeterStore { inner, metrics, reach }
     }
 
     /// Sends a request with this many object bytes.
     async fn counted<T>(&self, sent_bytes: usize, send: impl Future<Output = Result<T>> + Send) -> Result<T> {
         self.metrics.add(Counter::StoreRequests, 1);
         self.metrics.add(Counter::SentBytes, sent_bytes as u64);
-        send.await.inspect_err(|error| count_failure(&self.metrics, error))
+        let outcome = send.await;
+        match &outcome {
+            Ok(_) => self.reach.regained(),
+            Err(error) => {
+                self.reach.failed(error);
+                count_failure(&self.metrics, error);
+            }
+        }
+        outcome
     }
 }
 

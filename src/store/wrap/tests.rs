@@ -12,7 +12,7 @@ use crate::store::wrap::{
     When,
 };
 use crate::store::{
-    Error, ErrorKind, GetOptions, ListOptions, MemoryStore, ObjectStore, Op, PartLimits, PutOptions,
+    Error, ErrorKind, GetOptions, ListOptions, MemoryStore, ObjectStore, Op, PartLimits, PutOptions, Reach,
     UploadKind, conformance,
 };
 use crate::types::{ByteRange, Crc64, Key};
@@ -66,7 +66,7 @@ async fn conforms_with_all_wrappers_on_a_bad_day() {
         action: Action::FailBefore(BUSY),
     });
     let metrics = Arc::new(Metrics::default());
-    let meter = Arc::new(MeterStore::new(faults.clone(), metrics.clone()));
+    let meter = Arc::new(MeterStore::new(faults.clone(), metrics.clone(), Reach::default()));
     let limit = Arc::new(LimitStore::new(meter, limits(3), metrics.clone()));
     let options = RetryOptions {
         attempts_max: 12,
@@ -160,7 +160,7 @@ async fn a_body_holds_its_permit_until_it_is_done_or_dropped() {
 async fn requests_failures_and_bytes_are_counted() {
     let faults = Arc::new(FaultStore::new(memory()));
     let metrics = Arc::new(Metrics::default());
-    let meter = MeterStore::new(faults.clone(), metrics.clone());
+    let meter = MeterStore::new(faults.clone(), metrics.clone(), Reach::default());
     put(&meter, "k", &object()).await.unwrap();
     assert_eq!(meter.head(&key("nothing")).await.unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(metrics.count(Counter::StoreErrors), 0, "not found is an answer");

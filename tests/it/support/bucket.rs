@@ -30,6 +30,8 @@ pub struct Asked {
 /// A running embedded server with one bucket.
 pub struct Bucket {
     server: Option<Server>,
+    endpoint: String,
+    options: Options,
     runtime: Runtime,
     _directory: TempDir,
 }
@@ -50,8 +52,22 @@ impl Bucket {
         options.secret_key = SECRET_KEY.to_owned();
         options.buckets = vec![BUCKET.to_owned()];
         options.quirks = quirks;
-        let server = runtime.block_on(Server::start(options)).unwrap();
-        Bucket { server: Some(server), runtime, _directory: directory }
+        let server = runtime.block_on(Server::start(options.clone())).unwrap();
+        let endpoint = server.endpoint();
+        options.listen = endpoint.strip_prefix("http://").unwrap().parse().unwrap();
+        Bucket { server: Some(server), endpoint, options, runtime, _directory: directory }
+    }
+
+    /// Ends the server: nobody listens there any more. What it has stays.
+    pub fn stop(&mut self) {
+        let server = self.server.take().expect("it serves");
+        self.runtime.block_on(server.stop());
+    }
+
+    /// Starts it again where it was, without fault rules and with an empty request log.
+    pub fn start_again(&mut self) {
+        assert!(self.server.is_none(), "it serves");
+        self.server = Some(self.runtime.block_on(Server::start(self.options.clone())).unwrap());
     }
 
     fn server(&self) -> &Server {
@@ -64,7 +80,7 @@ impl Bucket {
 
     /// The server's URL.
     pub fn endpoint(&self) -> String {
-        self.server().endpoint()
+        self.endpoint.clone()
     }
 
     /// Its fault rules.
