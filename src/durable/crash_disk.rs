@@ -2,7 +2,10 @@
 //!
 //! It keeps two images: the live one, which a process sees, and the durable one, which a crash goes back to. On the way
 //! back a crash keeps what a real one might: of each file's unsynced changes any prefix, the last append torn and
-//! unsynced bytes partly turned to zeros; of each directory's unsynced changes any prefix.
+//! unsynced bytes partly turned to zeros; of each directory's unsynced changes any prefix. Files that are written anywhere
+//! are in `sparse`.
+
+mod sparse;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,11 +13,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::durable::disk::{Disk, DiskFile, parent_of};
+use crate::durable::crash_disk::sparse::SparseImage;
+use crate::durable::disk::{Disk, DiskFile, SparseFile, parent_of};
+use crate::types::{ByteRange, RangeSet};
 
 /// Longest stretch of unsynced bytes that a crash turns to zeros: a sector.
 const TORN_BYTES_MAX: usize = 512;
 const EIO: i32 = 5;
+/// Shares of the unsynced sectors of sparse files that crashes keep.
+const SHARES_KEPT: [f64; 5] = [0.0, 0.1, 0.5, 0.9, 1.0];
 
 /// A disk in memory. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +35,13 @@ impl CrashDisk {
     pub fn crash(&self, seed: u64) {
         let mut random = fastrand::Rng::with_seed(seed);
         let image = &mut *self.lock();
-        image.files.iter_mut().for_each(|file| file.crash(&mut random));
+        let keeps = random.choice(SHARES_KEPT).expect("there are some");
+        for file in &mut image.files {
+            match file {
+                Node::Log(file) => file.crash(&mut random),
+                Node::Sparse(file) => file.crash(&mut random, keeps),
+            }
+        }
         let mut kept: BTreeMap<PathBuf, usize> = BTreeMap::new();
         for directory in image.pending.iter().map(NameChange::directory) {
             *kept.entry(directory).or_default() += 1;
@@ -72,18 +85,21 @@ impl CrashDisk {
     /// A file's live content.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let image = self.lock();
-        image.live.get(path).map(|&file| image.files[file].live.clone())
+        image.live.get(path).map(|&file| match &image.files[file] {
+            Node::Log(file) => file.live.clone(),
+            Node::Sparse(file) => file.bytes().to_vec(),
+        })
     }
 
     /// Puts content under a path, durable at once: what rots or is written by others.
     pub fn put(&self, path: &Path, content: &[u8]) {
         let image = &mut *self.lock();
         let file = image.files.len();
-        image.files.push(FileImage {
+        image.files.push(Node::Log(FileImage {
             live: content.to_vec(),
             durable: content.to_vec(),
             ..FileImage::default()
-        });
+        }));
         image.live.insert(path.to_owned(), file);
         image.durable.insert(path.to_owned(), file);
     }
@@ -101,7 +117,7 @@ impl Disk for CrashDisk {
             Some(&file) => file,
             None => {
                 let file = image.files.len();
-                image.files.push(FileImage::default());
+                image.files.push(Node::Log(FileImage::default()));
                 image.change(NameChange::Create(path.to_owned(), file));
                 file
             }
@@ -109,8 +125,47 @@ impl Disk for CrashDisk {
         Ok(Box::new(CrashFile { disk: self.clone(), file, boot: image.boot }))
     }
 
+    fn open_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>> {
+        let mut image = self.lock();
+        image.enter()?;
+        let file = image.find(path)?;
+        Ok(Arc::new(CrashFile { disk: self.clone(), file, boot: image.boot }))
+    }
+
+    fn create_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>> {
+        let image = &mut *self.lock();
+        image.enter()?;
+        if image.live.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = image.files.len();
+        image.files.push(Node::Sparse(SparseImage::default()));
+        image.change(NameChange::Create(path.to_owned(), file));
+        Ok(Arc::new(CrashFile { disk: self.clone(), file, boot: image.boot }))
+    }
+
+    fn bytes_taken(&self, path: &Path) -> io::Result<u64> {
+        let mut image = self.lock();
+        image.enter()?;
+        let file = image.find(path)?;
+        Ok(match &image.files[file] {
+            Node::Log(file) => file.live.len() as u64,
+            Node::Sparse(file) => file.bytes_taken(),
+        })
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut image = self.lock();
+        image.enter()?;
+        image.find(from)?;
+        if image.live.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        image.change(NameChange::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        assert_eq!(parent_of(from), parent_of(to), "renames across directories are not modelled");
         let mut image = self.lock();
         image.enter()?;
         image.find(from)?;
@@ -158,11 +213,7 @@ struct CrashFile {
 
 impl CrashFile {
     /// Runs a call on the file, or the failure planned for it: `broken` says what that leaves behind.
-    fn call<T>(
-        &self,
-        run: impl FnOnce(&mut FileImage) -> T,
-        broken: impl FnOnce(&mut FileImage),
-    ) -> io::Result<T> {
+    fn call<T>(&self, run: impl FnOnce(&mut Node) -> T, broken: impl FnOnce(&mut Node)) -> io::Result<T> {
         let image = &mut *self.disk.lock();
         let boot = image.boot;
         let stopped = image.stop_at.is_some_and(|stop| image.calls >= stop);
@@ -181,16 +232,16 @@ impl CrashFile {
 
 impl DiskFile for CrashFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.call(|file| file.append(bytes), |file| file.append(&bytes[..bytes.len() / 2]))
+        self.call(|file| file.log().append(bytes), |file| file.log().append(&bytes[..bytes.len() / 2]))
     }
 
     fn read_all(&self) -> io::Result<Vec<u8>> {
-        self.call(|file| file.live.clone(), |_| {})
+        self.call(|file| file.log().live.clone(), |_| {})
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.call(|file| file.truncate(len), |_| {})
+        self.call(|file| file.log().truncate(len), |_| {})
     }
 
     fn reserve(&self, _bytes: u64) -> io::Result<()> {
@@ -200,14 +251,47 @@ impl DiskFile for CrashFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.lock().file_syncs += 1;
-        self.call(FileImage::sync, FileImage::lose_unsynced)
+        self.call(|file| file.log().sync(), |file| file.log().lose_unsynced())
+    }
+}
+
+impl SparseFile for CrashFile {
+    fn length(&self) -> io::Result<u64> {
+        self.call(|file| file.sparse().bytes().len() as u64, |_| {})
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let half = &bytes[..bytes.len() / 2];
+        self.call(|file| file.sparse().write(offset, bytes), |file| file.sparse().write(offset, half))?;
+        Ok(bytes.len())
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.call(|file| file.sparse().read(offset, bytes), |_| {})?
+    }
+
+    fn reserve(&self, range: ByteRange) -> io::Result<()> {
+        self.call(|file| file.sparse().reserve(range), |_| {})
+    }
+
+    fn punch(&self, range: ByteRange) -> io::Result<()> {
+        self.call(|file| file.sparse().punch(range), |_| {})
+    }
+
+    fn written(&self) -> io::Result<RangeSet> {
+        self.call(|file| file.sparse().written(), |_| {})
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.lock().file_syncs += 1;
+        self.call(|file| file.sparse().sync(), |file| file.sparse().lose_unsynced())
     }
 }
 
 #[derive(Debug, Default)]
 struct Image {
     /// Every file ever made; names point into it.
-    files: Vec<FileImage>,
+    files: Vec<Node>,
     live: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
     /// Changes that are in `live` and not in `durable`, in order.
@@ -242,6 +326,29 @@ impl Image {
     fn change(&mut self, change: NameChange) {
         change.apply(&mut self.live);
         self.pending.push(change);
+    }
+}
+
+/// A file of either kind. Each is opened as the kind it was made as.
+#[derive(Debug)]
+enum Node {
+    Log(FileImage),
+    Sparse(SparseImage),
+}
+
+impl Node {
+    fn log(&mut self) -> &mut FileImage {
+        match self {
+            Node::Log(file) => file,
+            Node::Sparse(_) => panic!("this file was made to be written anywhere"),
+        }
+    }
+
+    fn sparse(&mut self) -> &mut SparseImage {
+        match self {
+            Node::Sparse(file) => file,
+            Node::Log(_) => panic!("this file was made to be appended to"),
+        }
     }
 }
 

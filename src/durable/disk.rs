@@ -1,19 +1,34 @@
-//! The few file calls a journal needs, so that tests can put a disk under it that loses what was not synced.
+//! The file calls that a state directory needs, so that tests can put a disk under it that loses what was not synced.
 
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::types::{ByteRange, RangeSet};
+
+/// Unit of `st_blocks`.
+const BLOCK_BYTES: u64 = 512;
 
 /// A directory of files.
 pub trait Disk: Debug + Send + Sync + 'static {
     /// Opens a file for reading and appending, made (mode 0600) when absent.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file that is there, for reading and writing anywhere in it.
+    fn open_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>>;
+    /// Makes a file (mode 0600) for reading and writing anywhere in it. Fails when there is one.
+    fn create_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>>;
+    /// Bytes that a file takes on disk. Fails when there is none.
+    fn bytes_taken(&self, path: &Path) -> io::Result<u64>;
     /// Renames a file over another.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames a file, perhaps into another directory. Fails rather than replace one.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes renames, creations and removals in this directory survive power loss.
@@ -39,6 +54,24 @@ pub trait DiskFile: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// One open file of a [`Disk`] that is written anywhere and takes space only where it was.
+pub trait SparseFile: Debug + Send + Sync {
+    /// Length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Writes some of the bytes; says how many.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Fills `bytes` from `offset` on.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Takes space; the length stays as it is.
+    fn reserve(&self, range: ByteRange) -> io::Result<()>;
+    /// Frees the space of whole pages; the length stays as it is.
+    fn punch(&self, range: ByteRange) -> io::Result<()>;
+    /// Stretches that have been written to. May say more than that, by parts of a page.
+    fn written(&self) -> io::Result<RangeSet>;
+    /// Makes the content survive power loss.
+    fn sync(&self) -> io::Result<()>;
+}
+
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
@@ -49,8 +82,25 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile { file }))
     }
 
+    fn open_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>> {
+        Ok(Arc::new(RealFile { file: OpenOptions::new().read(true).write(true).open(path)? }))
+    }
+
+    fn create_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn bytes_taken(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.blocks() * BLOCK_BYTES)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -120,6 +170,49 @@ impl DiskFile for RealFile {
     }
 }
 
+impl SparseFile for RealFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    fn reserve(&self, range: ByteRange) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, range.start, range.len())?)
+    }
+
+    fn punch(&self, range: ByteRange) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.file, flags, range.start, range.len())?)
+    }
+
+    fn written(&self) -> io::Result<RangeSet> {
+        let mut written = RangeSet::default();
+        let mut at = 0;
+        loop {
+            match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) => {
+                    let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?;
+                    written.insert(ByteRange::new(start, end));
+                    at = end;
+                }
+                Err(Errno::NXIO) => return Ok(written),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -152,6 +245,30 @@ mod tests {
         assert_eq!(RealDisk.list(&directory).unwrap(), ["y"]);
         RealDisk.remove(&directory.join("y")).unwrap();
         assert!(RealDisk.list(&directory).unwrap().is_empty());
+    }
+
+    #[test]
+    fn sparse_files_take_space_where_they_are_written() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (path, other) = (temporary.path().join("x"), temporary.path().join("y"));
+        assert_eq!(RealDisk.open_sparse(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let file = RealDisk.create_sparse(&path).unwrap();
+        assert_eq!(RealDisk.create_sparse(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let page = 4096;
+        file.write_at(b"end", 8 * page).unwrap();
+        assert_eq!(file.length().unwrap(), 8 * page + 3);
+        assert!(!file.written().unwrap().contains(ByteRange::new(0, page)));
+        file.reserve(ByteRange::new(0, page)).unwrap();
+        assert!(RealDisk.bytes_taken(&path).unwrap() >= 2 * page);
+        file.punch(ByteRange::new(8 * page, 9 * page)).unwrap();
+        let mut bytes = [1; 3];
+        RealDisk.open_sparse(&path).unwrap().read_exact_at(&mut bytes, 8 * page).unwrap();
+        assert_eq!(bytes, [0; 3]);
+        RealDisk.create_sparse(&other).unwrap();
+        assert_eq!(RealDisk.rename_new(&path, &other).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        RealDisk.remove(&other).unwrap();
+        RealDisk.rename_new(&path, &other).unwrap();
+        assert_eq!(mode(&other), 0o600);
     }
 
     #[test]

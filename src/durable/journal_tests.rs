@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::durable::{CrashDisk, RealDisk};
+use crate::durable::{CrashDisk, RealDisk, SparseFile};
 use crate::types::Crc64;
 
 const DIRECTORY: &str = "state/journal";
@@ -305,6 +305,18 @@ struct GatedFile {
 impl Disk for GatedDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(GatedFile { file: self.disk.open(path)?, gate: Arc::clone(&self.gate) }))
+    }
+    fn open_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>> {
+        self.disk.open_sparse(path)
+    }
+    fn create_sparse(&self, path: &Path) -> io::Result<Arc<dyn SparseFile>> {
+        self.disk.create_sparse(path)
+    }
+    fn bytes_taken(&self, path: &Path) -> io::Result<u64> {
+        self.disk.bytes_taken(path)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename_new(from, to)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)

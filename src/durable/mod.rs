@@ -13,6 +13,6 @@ mod lease;
 
 pub use atomic::write_atomic;
 pub use crash_disk::CrashDisk;
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, SparseFile};
 pub use journal::{Damage, Journal, JournalError, Position, Replay};
 pub use lease::{Lease, LeaseError};

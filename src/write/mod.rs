@@ -31,7 +31,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::durable::{Journal, RealDisk};
+use crate::durable::{Disk, Journal, RealDisk};
 use crate::observe::{Metrics, task};
 use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
@@ -271,7 +271,18 @@ impl Writer {
         options: Options,
         metrics: Arc<Metrics>,
     ) -> Result<(Arc<Writer>, Recovered, mpsc::UnboundedReceiver<Event>), Error> {
-        let opened = recovery::open(store, base, options, metrics)?;
+        Writer::open_on(Arc::new(RealDisk), store, base, options, metrics)
+    }
+
+    /// The same on another disk, for tests.
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        store: Arc<dyn ObjectStore>,
+        base: Arc<dyn BaseSource>,
+        options: Options,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Arc<Writer>, Recovered, mpsc::UnboundedReceiver<Event>), Error> {
+        let opened = recovery::open(disk, store, base, options, metrics)?;
         Ok((Arc::new(Writer { context: opened.context }), opened.recovered, opened.events))
     }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
-use crate::durable::{Disk, Journal, RealDisk, write_atomic};
+use crate::durable::{Disk, Journal};
 use crate::observe::{Counter, Metrics, task};
 use crate::store::ObjectStore;
 use crate::types::{Crc64, SessionId};
@@ -53,13 +53,14 @@ pub struct Opened {
 
 /// Opens the state directory and starts what is to be finished.
 pub fn open(
+    disk: Arc<dyn Disk>,
     store: Arc<dyn ObjectStore>,
     base: Arc<dyn BaseSource>,
     options: Options,
     metrics: Arc<Metrics>,
 ) -> Result<Opened, Error> {
     let directory = options.directory.clone();
-    let (journal, replay) = Journal::open(Arc::new(RealDisk), &directory.join(JOURNAL_DIRECTORY))
+    let (journal, replay) = Journal::open(Arc::clone(&disk), &directory.join(JOURNAL_DIRECTORY))
         .map_err(|error| journal_error(&error))?;
     for damage in &replay.damage {
         metrics.add(Counter::Quarantined, 1);
@@ -73,7 +74,7 @@ pub fn open(
     for record in unusable {
         metrics.add(Counter::Quarantined, 1);
         let why = &record.why;
-        match record.set_aside(&directory.join(RECOVERED_DIRECTORY)) {
+        match record.set_aside(&*disk, &directory.join(RECOVERED_DIRECTORY)) {
             Ok(path) => log::error!("A journal record is set aside as {}: {why}", path.display()),
             // The journal still has it, and so has the next replay.
             Err(error) => {
@@ -82,6 +83,7 @@ pub fn open(
         }
     }
     let area = StagingArea::open(
+        disk,
         &directory.join(STAGING_DIRECTORY),
         options.staging_bytes_max,
         Arc::clone(&metrics),
@@ -137,10 +139,9 @@ impl UnusableRecord {
         recovered.join(format!("record-{}", Crc64::of(&self.bytes)))
     }
 
-    fn set_aside(&self, recovered: &Path) -> io::Result<PathBuf> {
+    fn set_aside(&self, disk: &dyn Disk, recovered: &Path) -> io::Result<PathBuf> {
         let path = self.kept_as(recovered);
-        RealDisk.create_directory(recovered)?;
-        write_atomic(&path, &self.bytes)?;
+        keep(disk, &path, &self.bytes)?;
         Ok(path)
     }
 }
@@ -164,6 +165,17 @@ fn fold(records: &[Vec<u8>]) -> Result<(Ledger, Vec<UnusableRecord>), Error> {
         unusable.push(UnusableRecord { bytes: bytes.clone(), why });
     }
     Ok((ledger, unusable))
+}
+
+/// Writes down what cannot be used where the user finds it.
+fn keep(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().expect("it is in a directory of ours");
+    disk.create_directory(directory)?;
+    let mut file = disk.open(path)?;
+    file.truncate(0)?;
+    file.append(bytes)?;
+    file.sync()?;
+    disk.sync_directory(directory)
 }
 
 /// One pass over what was left.

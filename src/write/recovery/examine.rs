@@ -67,8 +67,9 @@ impl Examination {
             torn_bytes: replay.torn_bytes,
             damaged: damaged.chain(unusable).collect(),
         };
-        let area = StagingArea::open(&staging, ByteSize(u64::MAX), Arc::new(Metrics::default()))
-            .map_err(|error| local_error("reading the staging directory", &error))?;
+        let area =
+            StagingArea::open(Arc::new(RealDisk), &staging, ByteSize(u64::MAX), Arc::new(Metrics::default()))
+                .map_err(|error| local_error("reading the staging directory", &error))?;
         let known: BTreeSet<u64> = ledger.files.keys().map(|file| file.0).collect();
         let strays = area.leftovers().into_iter().filter(|id| !known.contains(id)).collect();
         let rules = Rules::new(capabilities, part_bytes);
@@ -138,7 +139,7 @@ impl Examination {
         let mut kept: Vec<PathBuf> = replay.damage.into_iter().map(|damage| damage.kept_as).collect();
         let (ledger, unusable) = fold(&replay.records)?;
         for record in unusable {
-            let path = record.set_aside(&recovered);
+            let path = record.set_aside(&RealDisk, &recovered);
             kept.push(path.map_err(|error| local_error("setting a journal record aside", &error))?);
         }
         let book = Book::new(journal, ledger);

@@ -1,33 +1,36 @@
 //! The two local files of a staged file, made when first written to.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FallocateFlags, SeekFrom};
-use rustix::io::Errno;
-
-use crate::durable::{Disk, RealDisk};
+use crate::durable::{Disk, SparseFile};
 use crate::types::{ByteRange, Crc64, RangeSet};
 use crate::write::extents::{Extent, LocalFile, PAGE_BYTES};
 
-/// Unit of `st_blocks`.
-const BLOCK_BYTES: u64 = 512;
 /// Bytes read at a time for a checksum.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
 
 /// The local files of one staged file.
 #[derive(Debug)]
 pub struct LocalFiles {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
-    home: (PathBuf, OnceLock<File>),
-    spill: (PathBuf, OnceLock<File>),
+    home: Slot,
+    spill: Slot,
     /// Files made so far, and how many of them have a name that survives power loss.
     made: AtomicU64,
     names_synced: AtomicU64,
+}
+
+/// One of the two.
+#[derive(Debug)]
+struct Slot {
+    path: PathBuf,
+    /// Whether an earlier process made it. It is opened for each call until it is written to: thousands may wait.
+    is_found: AtomicBool,
+    open: OnceLock<Arc<dyn SparseFile>>,
 }
 
 /// Name of a local file.
@@ -44,19 +47,19 @@ pub fn id_in_name(name: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// Bytes that a file takes on disk, in whole pages.
-pub fn bytes_on_disk(path: &Path) -> io::Result<u64> {
-    Ok((fs::metadata(path)?.blocks() * BLOCK_BYTES).next_multiple_of(PAGE_BYTES))
-}
-
 impl LocalFiles {
     /// Files that are made when they are first written to.
-    pub fn new(directory: &Path, id: u64) -> LocalFiles {
-        let path = |file| (directory.join(file_name(id, file)), OnceLock::new());
+    pub fn new(disk: Arc<dyn Disk>, directory: &Path, id: u64) -> LocalFiles {
+        let slot = |file| Slot {
+            path: directory.join(file_name(id, file)),
+            is_found: AtomicBool::new(false),
+            open: OnceLock::new(),
+        };
         LocalFiles {
+            disk,
             directory: directory.to_owned(),
-            home: path(LocalFile::Home),
-            spill: path(LocalFile::Spill),
+            home: slot(LocalFile::Home),
+            spill: slot(LocalFile::Spill),
             made: AtomicU64::new(0),
             names_synced: AtomicU64::new(0),
         }
@@ -64,23 +67,23 @@ impl LocalFiles {
 
     /// Where a file is or would be.
     pub fn path(&self, file: LocalFile) -> &Path {
-        &self.slot(file).0
+        &self.slot(file).path
     }
 
-    /// Opens a file that is there already. Returns its length, 0 when it is not there.
-    pub fn open_existing(&self, file: LocalFile) -> io::Result<u64> {
-        let (path, slot) = self.slot(file);
-        match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(opened) => {
-                let len = opened.metadata()?.len();
-                // Whoever made it may not have synced its name.
-                self.made.fetch_add(1, Ordering::SeqCst);
-                slot.get_or_init(|| opened);
-                Ok(len)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error),
-        }
+    /// Takes up a file that is there already. Returns its length, 0 when it is not there, and the pages that take space.
+    pub fn take_up(&self, file: LocalFile) -> io::Result<(u64, RangeSet)> {
+        let slot = self.slot(file);
+        let found = match self.disk.open_sparse(&slot.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, RangeSet::default())),
+            Err(error) => return Err(error),
+        };
+        let pages = found.written()?.iter().map(|range| range.widen(PAGE_BYTES)).collect();
+        let len = found.length()?;
+        // Whoever made it may not have synced its name.
+        self.made.fetch_add(1, Ordering::SeqCst);
+        slot.is_found.store(true, Ordering::SeqCst);
+        Ok((len, pages))
     }
 
     /// Whether there is any file.
@@ -132,14 +135,14 @@ impl LocalFiles {
 
     /// Waits until a file's bytes survive power loss.
     pub fn sync(&self, file: LocalFile) -> io::Result<()> {
-        self.existing(file)?.sync_data()
+        self.existing(file)?.sync()
     }
 
     /// Waits until the names of the files made so far survive power loss. Costs nothing the second time.
     pub fn sync_names(&self) -> io::Result<()> {
         let made = self.made.load(Ordering::SeqCst);
         if self.names_synced.load(Ordering::SeqCst) < made {
-            RealDisk.sync_directory(&self.directory)?;
+            self.disk.sync_directory(&self.directory)?;
             self.names_synced.fetch_max(made, Ordering::SeqCst);
         }
         Ok(())
@@ -147,44 +150,26 @@ impl LocalFiles {
 
     /// Takes space for pages of the home file, whose length stays as it is.
     pub fn reserve(&self, pages: ByteRange) -> io::Result<()> {
-        let home = self.made(LocalFile::Home)?;
-        Ok(rustix::fs::fallocate(home, FallocateFlags::KEEP_SIZE, pages.start, pages.len())?)
+        self.made(LocalFile::Home)?.reserve(pages)
     }
 
     /// Frees the space of whole pages.
     pub fn punch(&self, file: LocalFile, pages: ByteRange) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match self.slot(file).1.get() {
-            Some(made) => Ok(rustix::fs::fallocate(made, flags, pages.start, pages.len())?),
+        match self.existing(file) {
+            Ok(made) => made.punch(pages),
             // It could not be made, so it takes no space.
-            None => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
-    /// The pages of a file that take space.
-    pub fn pages(&self, file: LocalFile) -> io::Result<RangeSet> {
-        let mut pages = RangeSet::default();
-        let Some(opened) = self.slot(file).1.get() else {
-            return Ok(pages);
-        };
-        let mut at = 0;
-        loop {
-            match rustix::fs::seek(opened, SeekFrom::Data(at)) {
-                Ok(start) => {
-                    let end = rustix::fs::seek(opened, SeekFrom::Hole(start))?;
-                    pages.insert(ByteRange::new(start, end).widen(PAGE_BYTES));
-                    at = end;
-                }
-                Err(Errno::NXIO) => return Ok(pages),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Deletes the files' names.
+    /// Deletes the files' names. Their bytes can be read until this is dropped.
     pub fn remove(&self) -> io::Result<()> {
-        for (path, _) in [&self.home, &self.spill] {
-            match fs::remove_file(path) {
+        for (file, slot) in [(LocalFile::Home, &self.home), (LocalFile::Spill, &self.spill)] {
+            if let Ok(found) = self.existing(file) {
+                slot.open.get_or_init(|| found);
+            }
+            match self.disk.remove(&slot.path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -193,25 +178,35 @@ impl LocalFiles {
         Ok(())
     }
 
-    fn slot(&self, file: LocalFile) -> &(PathBuf, OnceLock<File>) {
+    fn slot(&self, file: LocalFile) -> &Slot {
         match file {
             LocalFile::Home => &self.home,
             LocalFile::Spill => &self.spill,
         }
     }
 
-    fn existing(&self, file: LocalFile) -> io::Result<&File> {
-        self.slot(file).1.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn existing(&self, file: LocalFile) -> io::Result<Arc<dyn SparseFile>> {
+        let slot = self.slot(file);
+        match slot.open.get() {
+            Some(open) => Ok(Arc::clone(open)),
+            None if slot.is_found.load(Ordering::SeqCst) => self.disk.open_sparse(&slot.path),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
-    /// The file, made (mode 0600) when it is not there. Callers write one at a time.
-    fn made(&self, file: LocalFile) -> io::Result<&File> {
-        let (path, slot) = self.slot(file);
-        if let Some(made) = slot.get() {
-            return Ok(made);
+    /// The file, made when it is not there. Callers write one at a time.
+    fn made(&self, file: LocalFile) -> io::Result<&Arc<dyn SparseFile>> {
+        let slot = self.slot(file);
+        if let Some(open) = slot.open.get() {
+            return Ok(open);
         }
-        let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        self.made.fetch_add(1, Ordering::SeqCst);
-        Ok(slot.get_or_init(|| made))
+        let made = if slot.is_found.load(Ordering::SeqCst) {
+            self.disk.open_sparse(&slot.path)?
+        } else {
+            let made = self.disk.create_sparse(&slot.path)?;
+            self.made.fetch_add(1, Ordering::SeqCst);
+            made
+        };
+        Ok(slot.open.get_or_init(|| made))
     }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::durable::{Disk, RealDisk};
 use crate::observe::{Counter, Gauge, Metrics};
 
 const PAGE: usize = 4096;
@@ -28,7 +29,7 @@ fn place(pages_max: usize) -> Place {
 
 fn open_area(directory: &Path, pages_max: usize, metrics: &Arc<Metrics>) -> Arc<StagingArea> {
     let limit = ByteSize((pages_max * PAGE) as u64);
-    StagingArea::open(&directory.join("staging"), limit, Arc::clone(metrics)).unwrap()
+    StagingArea::open(Arc::new(RealDisk), &directory.join("staging"), limit, Arc::clone(metrics)).unwrap()
 }
 
 impl Place {
@@ -176,8 +177,8 @@ fn sync_and_rewrite_stays_within_bounded_space() {
         sealed = Some(snapshot);
         assert!(place.used_pages() <= 2, "round {round}: {} pages", place.used_pages());
     }
-    let on_disk: u64 =
-        place.names().iter().map(|name| local::bytes_on_disk(&place.path(name)).unwrap()).sum();
+    let taken = |name: &String| RealDisk.bytes_taken(&place.path(name)).unwrap();
+    let on_disk: u64 = place.names().iter().map(taken).sum();
     assert!(on_disk <= 4 * PAGE as u64, "{on_disk} bytes on disk");
     drop(sealed);
     assert_eq!(place.used_pages(), 1);
