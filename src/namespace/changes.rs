@@ -35,10 +35,14 @@ impl Namespace {
         now: Instant,
     ) -> Result<Attr, Error> {
         self.child_key(parent, name)?;
-        let name = Name::from_kernel(name)?;
+        let name = self.name(parent, name)?;
         let (mut tree, found) = self.resolve(parent, &name, now).await?;
         if found.is_some() {
             return Err(Error::Exists);
+        }
+        if name.is_beside_directory() {
+            // It would be found under another name.
+            return Err(Error::BadName);
         }
         let residence = Residence::Local { size: 0, attributes, under: Under::Nothing };
         let ino = tree.add(parent, &name, Body::File(residence))?;
@@ -52,7 +56,7 @@ impl Namespace {
     /// Each removal names the version it is meant for, so that one which was held up, or is sent again because its answer
     /// was lost, cannot meet what was put under the key later.
     pub async fn unlink(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<Ino, Error> {
-        let name = Name::from_kernel(name)?;
+        let name = self.name(parent, name)?;
         let (ino, object) = {
             let (tree, ino) = self.locate(parent, &name, now).await?;
             tree.require_file(ino)?;
@@ -79,8 +83,11 @@ impl Namespace {
         attributes: Attributes,
         now: Instant,
     ) -> Result<Attr, Error> {
-        let name = Name::from_kernel(name)?;
-        let key = names::marker_key(&format!("{}{}/", self.tree().prefix(parent)?, name.as_str()))?;
+        let name = self.name(parent, name)?;
+        if name.is_beside_directory() {
+            return Err(Error::BadName);
+        }
+        let key = names::marker_key(&names::prefix_below(&self.tree().prefix(parent)?, &name)?)?;
         if self.resolve(parent, &name, now).await?.1.is_some() {
             return Err(Error::Exists);
         }
@@ -136,7 +143,7 @@ impl Namespace {
 
     /// Removes an empty directory. `NotEmpty` also when it holds keys that are not shown. `NotFound`, `NotDirectory`.
     pub async fn rmdir(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<(), Error> {
-        let name = Name::from_kernel(name)?;
+        let name = self.name(parent, name)?;
         let Empty { ino, marker, has_marker } = self.require_empty_directory(parent, &name, now).await?;
         self.keep_directory_without(parent, &name, now).await?;
         if has_marker {
@@ -149,6 +156,7 @@ impl Namespace {
         }
         if tree.last_known(parent, &name)? == Answer::Present(ino) {
             tree.remove(parent, &name, self.fresh_since(now))?;
+            tree.uncover(parent, &name);
         }
         Ok(())
     }
@@ -156,7 +164,7 @@ impl Namespace {
     /// Whether an empty directory has a marker. `NotEmpty` also when it holds keys that are not shown. `NotFound`,
     /// `NotDirectory`.
     pub async fn require_empty(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<bool, Error> {
-        let name = Name::from_kernel(name)?;
+        let name = self.name(parent, name)?;
         Ok(self.require_empty_directory(parent, &name, now).await?.has_marker)
     }
 
@@ -185,7 +193,7 @@ impl Namespace {
     /// it. Costs nothing when the directory has a marker or another entry is known in it, else a LIST of two entries
     /// (none after a fresh listing) and a PUT of the marker if the name is the last.
     pub async fn keep_directory(&self, directory: Ino, leaving: &OsStr, now: Instant) -> Result<(), Error> {
-        self.keep_directory_without(directory, &Name::from_kernel(leaving)?, now).await
+        self.keep_directory_without(directory, &self.name(directory, leaving)?, now).await
     }
 
     async fn keep_directory_without(
@@ -202,6 +210,9 @@ impl Namespace {
             };
             (tree.survival(directory, leaving, now)?, tree.prefix(directory)?, kind)
         };
+        if !names::can_be_made(&prefix) {
+            return Ok(());
+        }
         match survival {
             Survival::Certain => return Ok(()),
             Survival::Lost => {}
@@ -210,7 +221,7 @@ impl Namespace {
                     FileKind::File | FileKind::Symlink => "",
                     FileKind::Directory => "/",
                 };
-                let leaving = format!("{prefix}{}{slash}", leaving.as_str());
+                let leaving = format!("{prefix}{}{slash}", leaving.part().unwrap_or_default());
                 let glimpse = self.glimpse(&prefix, 2).await?;
                 if glimpse.skipped > 0 || glimpse.objects.iter().any(|o| o.id.key.as_str() != leaving) {
                     return Ok(());

@@ -1,7 +1,7 @@
 //! Answers of the store, folded into the tree (pure).
 //!
 //! One rule decides: an answer counts if its question is younger than what is known. Where an object and a directory
-//! have one name, the directory is shown and the file is not.
+//! have one name, the directory has it, and the file one that says so.
 
 use std::collections::BTreeSet;
 
@@ -69,10 +69,8 @@ pub struct PageNews {
     pub names: Vec<Name>,
     /// Objects whose name is a directory's so far; the end of the listing will tell.
     pub doubtful: Vec<(Name, ObjectMeta, Asked)>,
-    /// Files not shown because a directory has their name.
-    pub collisions: u64,
-    /// Keys not shown because they are no paths.
-    pub odd_keys: u64,
+    /// Keys that no name can stand for.
+    pub skipped: u64,
 }
 
 impl Tree {
@@ -111,7 +109,7 @@ impl Tree {
         is_first: IsFirst,
     ) -> Result<PageNews, Error> {
         let prefix = self.prefix(directory)?;
-        let mut told = PageNews { odd_keys: page.skipped, ..PageNews::default() };
+        let mut told = PageNews { skipped: page.skipped, ..PageNews::default() };
         let mut found = Vec::new();
         let mut directories = BTreeSet::new();
         let mut marker = MarkerNews::Absent;
@@ -121,27 +119,36 @@ impl Tree {
                     directories.insert(name.clone());
                     found.push((folded.clone(), name, News::Directory(MarkerNews::Untold)));
                 }
-                Listed::Marker | Listed::File(_) | Listed::Odd => told.odd_keys += 1,
+                Listed::Marker | Listed::File(_) | Listed::Stray => told.skipped += 1,
             }
         }
         for object in page.objects {
             match names::listed_object(&prefix, object.id.key.as_str()) {
                 Listed::Marker => marker = MarkerNews::Found(object),
-                Listed::File(name) if directories.contains(&name) => told.collisions += 1,
+                Listed::File(name) if directories.contains(&name) => {
+                    let name = beside_directory(&name);
+                    found.push((object.id.key.as_str().to_owned(), name, News::File(object)));
+                }
                 Listed::File(name) => {
                     found.push((object.id.key.as_str().to_owned(), name, News::File(object)));
                 }
-                Listed::Directory(_) | Listed::Odd => told.odd_keys += 1,
+                Listed::Directory(_) | Listed::Stray => told.skipped += 1,
             }
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
-        let exists = !found.is_empty() || told.odd_keys > 0 || marker != MarkerNews::Absent;
+        let exists = !found.is_empty() || told.skipped > 0 || marker != MarkerNews::Absent;
         for (_, name, news) in found {
             match news {
                 News::File(object) if self.is_directory(directory, &name) => {
                     told.doubtful.push((name, object, asked));
                 }
-                News::File(_) | News::Directory(_) | News::Nothing => {
+                News::Directory(_) => {
+                    let file = self.file_seen(directory, &name);
+                    self.fold(directory, &name, asked, news)?;
+                    self.set_beside(directory, &name, file)?;
+                    told.names.push(name);
+                }
+                News::File(_) | News::Nothing => {
                     self.fold(directory, &name, asked, news)?;
                     told.names.push(name);
                 }
@@ -158,25 +165,21 @@ impl Tree {
         Ok(told)
     }
 
-    /// The listing begun by `first` is at its end: what it did not show is gone. Returns the number of files that
-    /// stay hidden behind a directory of their name.
+    /// The listing begun by `first` is at its end: what it did not show is gone.
     pub fn fold_end(
         &mut self,
         directory: Ino,
         first: Asked,
         doubtful: Vec<(Name, ObjectMeta, Asked)>,
-    ) -> Result<u64, Error> {
-        let mut collisions = 0;
+    ) -> Result<(), Error> {
         for (name, object, asked) in doubtful {
             let is_confirmed = match self.entry(directory, &name) {
                 Some(Entry::Present(ino)) => self.outlives_listing(*ino, first),
                 Some(Entry::Absent { .. }) | None => false,
             };
-            if is_confirmed && self.is_directory(directory, &name) {
-                collisions += 1;
-            } else {
-                self.fold(directory, &name, asked, News::File(object))?;
-            }
+            let is_beside = is_confirmed && self.is_directory(directory, &name);
+            let name = if is_beside { beside_directory(&name) } else { name };
+            self.fold(directory, &name, asked, News::File(object))?;
         }
         let is_denied = |entry: &Entry| match entry {
             Entry::Present(ino) => !self.outlives_listing(*ino, first),
@@ -204,7 +207,28 @@ impl Tree {
             folder.listed = first.fresh;
         }
         self.check();
-        Ok(collisions)
+        Ok(())
+    }
+
+    /// The object that was last seen under a name, and as of when.
+    fn file_seen(&self, parent: Ino, name: &Name) -> Option<(Seen, AsOf)> {
+        let Some(Entry::Present(ino)) = self.entry(parent, name) else { return None };
+        let inode = self.inodes.get(ino)?;
+        match &inode.body {
+            Body::File(Residence::Remote(seen)) => Some((seen.clone(), inode.as_of)),
+            Body::File(Residence::Local { .. }) | Body::Directory(_) => None,
+        }
+    }
+
+    /// A file that was seen where a directory has been found now goes on under the name that says so.
+    fn set_beside(&mut self, parent: Ino, name: &Name, file: Option<(Seen, AsOf)>) -> Result<(), Error> {
+        let beside = beside_directory(name);
+        match (file, self.entry(parent, &beside)) {
+            (Some((seen, as_of)), None | Some(Entry::Absent { .. })) if self.is_directory(parent, name) => {
+                self.link(parent, &beside, Body::File(Residence::Remote(seen)), as_of).map(drop)
+            }
+            (Some(_) | None, _) => Ok(()),
+        }
     }
 
     /// A directory has this marker: we made it, or saw it.
@@ -323,6 +347,12 @@ impl Tree {
         let is_young = |inode: &Inode| inode.as_of.stamp >= first.stamp;
         self.inodes.get(&ino).is_some_and(is_young) || self.holds_local(ino)
     }
+}
+
+/// The name of a file that a directory of this name is beside.
+pub fn beside_directory(name: &Name) -> Name {
+    // A name that was listed is known, and one that is not stands for no directory.
+    Name::of_file_beside_directory(name.part().unwrap_or_default())
 }
 
 /// A marker that is known with its metadata is worth as much as one just found with the same.

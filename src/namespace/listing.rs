@@ -11,6 +11,7 @@ mod fetch;
 mod neighbours;
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -182,15 +183,12 @@ impl Namespace {
             Cursor::Within { first, doubtful, .. } => (first, doubtful),
         };
         doubtful.append(&mut news.doubtful);
-        let again = listing.show(&tree, directory.ino, entries, Some(&source), &self.options)?;
-        self.hidden.note_odd_keys(news.odd_keys, &source.prefix);
-        // A name shown before as a file and now found to be a directory.
-        self.hidden.note_collisions(news.collisions + again, &source.prefix);
+        listing.show(&tree, directory.ino, entries, Some(&source), &self.options)?;
+        self.note_unnamable(news.skipped, &source.prefix);
         listing.cursor = match next {
             Some(next) => Cursor::Within { first, next, doubtful },
             None => {
-                let collisions = tree.fold_end(directory.ino, first, doubtful)?;
-                self.hidden.note_collisions(collisions, &source.prefix);
+                tree.fold_end(directory.ino, first, doubtful)?;
                 listing.show_rest(&tree, directory.ino, &self.options)?;
                 Cursor::End
             }
@@ -257,7 +255,9 @@ impl Page {
     /// Keeps no more than the names.
     fn fold_up(&mut self) {
         if let PageContent::Full(entries) = &self.content {
-            let name = |entry: &DirEntry| Name::from_part(&entry.name).expect("it was made from a name");
+            let name = |entry: &DirEntry| {
+                Name::from_kernel(OsStr::new(&entry.name)).expect("it was made from a name")
+            };
             self.content = PageContent::Names(entries.iter().map(name).collect());
         }
     }
@@ -270,7 +270,7 @@ impl Listing {
         (at < self.pages.len()).then_some(at)
     }
 
-    /// Adds a page of those entries that are there. Returns how many were shown before.
+    /// Adds a page of those entries that are there and were not shown yet.
     fn show(
         &mut self,
         tree: &Tree,
@@ -278,8 +278,7 @@ impl Listing {
         entries: Vec<(Name, Attr)>,
         source: Option<&Source>,
         options: &Options,
-    ) -> Result<u64, Error> {
-        let mut again = 0;
+    ) -> Result<(), Error> {
         let before = self.pages.last().map_or(0, Page::end);
         let mut page = Vec::with_capacity(entries.len());
         for (name, listed) in entries {
@@ -292,8 +291,6 @@ impl Listing {
             if self.shown.insert(name.clone()) {
                 let next_offset = before + page.len() as u64 + 1;
                 page.push(DirEntry { name: name.as_str().to_owned(), next_offset, attr });
-            } else {
-                again += 1;
             }
         }
         if !page.is_empty() {
@@ -303,7 +300,7 @@ impl Listing {
             let content = PageContent::Full(Arc::new(page));
             self.pages.push(Page { before, source: source.cloned(), content });
         }
-        Ok(again)
+        Ok(())
     }
 
     /// Adds pages of every name that is there and was not shown.

@@ -2,12 +2,12 @@
 //!
 //! Contract: answers from memory while they are fresh (TTL), from the store otherwise; negative answers are remembered
 //! too. A file with local changes is what [`Namespace::set_local`] last said, whatever the store says. Time is passed in.
-//! Directories exist implicitly (a key below them) or by a marker object `dir/`. A key that is no path is not shown.
+//! Directories exist implicitly (a key below them) or by a marker object `dir/`. Every key has a
+//! name, one that says so where it is no path (`names`).
 //!
 //! * A name costs one HEAD and one LIST of one entry, side by side; one of the two when its kind is known; nothing
 //!   while what is known is fresh. A complete listing answers for every name in its directory, absent ones included.
-//! * Where an object and a directory have one name, the directory is shown and the object is not; such objects and
-//!   keys that are no paths are counted ([`Namespace::hidden_names`]).
+//! * Where an object and a directory have one name, the directory has it, and the object one that says so.
 //! * An inode that is open ([`Pin`]) never becomes another version by news of the store: the name gets a new inode then,
 //!   and the old one lives on without a name. So whatever the kernel keeps of one inode is of one version.
 //! * A directory goes away only by `rmdir`: before its last key leaves the store, a marker takes its place.
@@ -31,11 +31,12 @@ mod tests;
 mod tree;
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::namespace::edits::LocalState;
+use crate::namespace::fold::beside_directory;
 use crate::namespace::freshness::Freshness;
 use crate::namespace::inode::Place;
 use crate::namespace::names::Name;
@@ -156,7 +157,7 @@ pub struct Namespace {
     options: Options,
     /// Never locked across an await. Shared with open directories, which hold inodes.
     tree: Arc<Mutex<Tree>>,
-    hidden: HiddenCounts,
+    has_told_of_unnamable: AtomicBool,
 }
 
 /// A file that is open: its inode stays known, and the version it is, until this is dropped.
@@ -172,33 +173,16 @@ impl Drop for Pin {
     }
 }
 
-/// Objects met that are not shown, each time they are met.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HiddenNames {
-    /// Objects whose name a directory has.
-    pub collisions: u64,
-    /// Keys that are no paths: an empty part, `.`, `..`, or a part above 255 bytes.
-    pub odd_keys: u64,
-}
-
 impl Namespace {
     /// The tree of a store. No request is made.
     pub fn new(store: Arc<dyn ObjectStore>, options: Options, _metrics: Arc<Metrics>) -> Arc<Namespace> {
         let tree = Arc::new(Mutex::new(Tree::new(DROPPABLE_MAX)));
-        Arc::new(Namespace { store, options, tree, hidden: HiddenCounts::default() })
+        Arc::new(Namespace { store, options, tree, has_told_of_unnamable: AtomicBool::new(false) })
     }
 
     /// How long the kernel may believe an answer.
     pub fn ttl(&self) -> Duration {
         self.options.ttl
-    }
-
-    /// Objects that were met and are not shown.
-    pub fn hidden_names(&self) -> HiddenNames {
-        HiddenNames {
-            collisions: self.hidden.collisions.load(Ordering::Relaxed),
-            odd_keys: self.hidden.odd_keys.load(Ordering::Relaxed),
-        }
     }
 
     /// The kernel gives back `count` of its lookups.
@@ -261,14 +245,26 @@ impl Namespace {
     /// The key a name would have as a file: `Stale`, `NotDirectory`, `NotFound` (the directory was removed), `BadName`,
     /// `NameTooLong`.
     pub fn child_key(&self, parent: Ino, name: &OsStr) -> Result<Key, Error> {
-        names::file_key(&self.tree().prefix(parent)?, &Name::from_kernel(name)?)
+        let tree = self.tree();
+        names::file_key(&tree.prefix(parent)?, &tree.known_name(parent, Name::from_kernel(name)?))
+    }
+
+    /// The prefix a name would have as a directory. Errors as [`Namespace::child_key`].
+    pub fn child_prefix(&self, parent: Ino, name: &OsStr) -> Result<String, Error> {
+        let tree = self.tree();
+        names::prefix_below(&tree.prefix(parent)?, &tree.known_name(parent, Name::from_kernel(name)?))
     }
 
     /// Adds a file with local changes found at mount, with the directories above it. No lookup is counted, no request made.
     /// `NotDirectory`, `IsDirectory` where the path meets another one; `BadName` for a key that is no path.
     pub fn adopt(&self, key: &Key, size: u64, attributes: &Attributes, _now: Instant) -> Result<Ino, Error> {
         let (above, name) = names::split(key)?;
-        self.tree().adopt(&above, &name, LocalState { size, attributes: attributes.clone() })
+        let state = LocalState { size, attributes: attributes.clone() };
+        let mut tree = self.tree();
+        match tree.adopt(&above, &name, state.clone()) {
+            Err(Error::IsDirectory) => tree.adopt(&above, &beside_directory(&name), state),
+            adopted => adopted,
+        }
     }
 
     /// The file has local changes and looks like this until the next call or [`Namespace::committed`].
@@ -325,7 +321,7 @@ impl Namespace {
 
     /// Takes a file's name away from the tree (its object is removed by [`Namespace::unlink`]'s caller or never existed).
     pub fn remove(&self, parent: Ino, name: &OsStr, now: Instant) {
-        let removed = Name::from_kernel(name).and_then(|name| {
+        let removed = self.name(parent, name).and_then(|name| {
             let mut tree = self.tree();
             if let Answer::Present(ino) = tree.last_known(parent, &name)? {
                 tree.require_file(ino)?;
@@ -348,7 +344,7 @@ impl Namespace {
         new_name: &OsStr,
         now: Instant,
     ) -> Result<Option<Ino>, Error> {
-        let (name, new_name) = (Name::from_kernel(name)?, Name::from_kernel(new_name)?);
+        let (name, new_name) = (self.name(parent, name)?, self.name(new_parent, new_name)?);
         let absence = self.fresh_since(now);
         self.tree().rename((parent, &name), (new_parent, &new_name), now, absence)
     }
@@ -409,38 +405,18 @@ impl Namespace {
         }
     }
 
+    fn note_unnamable(&self, count: u64, directory: &str) {
+        if count > 0 && !self.has_told_of_unnamable.swap(true, Ordering::Relaxed) {
+            log::warn!("Below '{directory}' are keys with a NUL byte, which are not shown (said once)");
+        }
+    }
+
     fn tree(&self) -> MutexGuard<'_, Tree> {
         lock(&self.tree)
     }
 
     fn fresh_since(&self, now: Instant) -> Freshness {
         Freshness::of(now, self.options.ttl)
-    }
-}
-
-#[derive(Debug, Default)]
-struct HiddenCounts {
-    collisions: AtomicU64,
-    odd_keys: AtomicU64,
-}
-
-impl HiddenCounts {
-    fn note_collisions(&self, count: u64, directory: &str) {
-        if count > 0 && self.collisions.fetch_add(count, Ordering::Relaxed) == 0 {
-            log::warn!(
-                "Below '{directory}' an object has the name of a directory and is not shown; \
-                 rename one of the two to see both (said once)"
-            );
-        }
-    }
-
-    fn note_odd_keys(&self, count: u64, directory: &str) {
-        if count > 0 && self.odd_keys.fetch_add(count, Ordering::Relaxed) == 0 {
-            log::warn!(
-                "Below '{directory}' there are keys that are no paths (an empty part, '.', '..', or a part above 255 \
-                 bytes) and are not shown; rename them with another tool to see them (said once)"
-            );
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! A name can be the object `key`, or a directory if any key begins with `key/`. A listing with a delimiter would tell
 //! both, but other names (`key-2`, `key.txt`) sort between the two and may fill the page. Therefore HEAD `key` and LIST
 //! of one entry below `key/`, side by side; only the one that confirms it where the kind is known.
+//!
+//! What a long name stands for is found by listing what begins as it does.
 
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -52,8 +54,8 @@ pub(super) struct Asking {
 /// A question about a name.
 #[derive(Debug)]
 struct Question {
-    directory: String,
-    key: Key,
+    /// The key it has as a file; `None` where it can be none.
+    key: Option<Key>,
     /// The prefix it has as a directory; `None` where that is longer than a key can be.
     below: Option<Key>,
     known: Known,
@@ -64,13 +66,17 @@ struct Question {
 enum Known {
     Nothing,
     File,
-    Directory { marker: Option<ObjectMeta> },
+    Directory {
+        marker: Option<ObjectMeta>,
+    },
+    /// A file that is only there beside a directory.
+    Beside,
 }
 
 impl Namespace {
     /// Finds a name. The kernel's lookup count of the inode grows by one.
     pub async fn lookup(&self, parent: Ino, name: &OsStr, now: Instant) -> Result<Attr, Error> {
-        let name = Name::from_kernel(name)?;
+        let name = self.name_asked(parent, name).await?;
         let (mut tree, found) = self.resolve(parent, &name, now).await?;
         let ino = found.ok_or(Error::NotFound)?;
         tree.count(ino)?;
@@ -250,18 +256,17 @@ impl Namespace {
     async fn ask(&self, question: &Question) -> Result<News, store::Error> {
         match &question.known {
             Known::Nothing => {
-                let (object, below) = join!(self.head(&question.key), self.below(question));
+                let (object, below) = join!(self.object_of(question), self.below(question));
                 match (below?, object) {
-                    (Some(first), object) => {
-                        if let Ok(Some(_)) = object {
-                            self.hidden.note_collisions(1, &question.directory);
-                        }
-                        self.directory_news(first, None).await
-                    }
+                    (Some(first), _) => self.directory_news(first, None).await,
                     (None, object) => Ok(object?.map_or(News::Nothing, News::File)),
                 }
             }
-            Known::File => match self.head(&question.key).await? {
+            Known::Beside => {
+                let (object, below) = join!(self.object_of(question), self.below(question));
+                Ok(below?.and(object?).map_or(News::Nothing, News::File))
+            }
+            Known::File => match self.object_of(question).await? {
                 Some(object) => Ok(News::File(object)),
                 None => match self.below(question).await? {
                     Some(first) => self.directory_news(first, None).await,
@@ -270,9 +275,51 @@ impl Namespace {
             },
             Known::Directory { marker } => match self.below(question).await? {
                 Some(first) => self.directory_news(first, marker.as_ref()).await,
-                None => Ok(self.head(&question.key).await?.map_or(News::Nothing, News::File)),
+                None => Ok(self.object_of(question).await?.map_or(News::Nothing, News::File)),
             },
         }
+    }
+
+    async fn object_of(&self, question: &Question) -> Result<Option<ObjectMeta>, store::Error> {
+        match &question.key {
+            Some(key) => self.head(key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// A name the kernel gave, with what it stands for if there is anything of that name. Errors as [`Name::from_kernel`].
+    async fn name_asked(&self, parent: Ino, name: &OsStr) -> Result<Name, Error> {
+        let (name, prefix) = {
+            let tree = self.tree();
+            (tree.known_name(parent, Name::from_kernel(name)?), tree.prefix(parent)?)
+        };
+        let Some(stem) = name.stem().filter(|_| name.part().is_none()) else { return Ok(name) };
+        let mut continuation = None;
+        for _ in 0..PAGES_MAX {
+            let options = ListOptions {
+                prefix: format!("{prefix}{stem}"),
+                by_directory: true,
+                continuation,
+                ..ListOptions::default()
+            };
+            let page = self.store.list(options).await?;
+            let keys = page.objects.iter().map(|object| object.id.key.as_str());
+            let keys = keys.chain(page.prefixes.iter().map(|folded| folded.trim_end_matches('/')));
+            let mut parts = keys.filter_map(|key| key.strip_prefix(&prefix));
+            if let Some(found) = parts.find_map(|part| name.resolved(part)) {
+                return Ok(found);
+            }
+            continuation = page.next;
+            if continuation.is_none() {
+                break;
+            }
+        }
+        Err(Error::NotFound)
+    }
+
+    /// A name the kernel gave, with what it is known to stand for. Errors as [`Name::from_kernel`].
+    pub(super) fn name(&self, parent: Ino, name: &OsStr) -> Result<Name, Error> {
+        Ok(self.tree().known_name(parent, Name::from_kernel(name)?))
     }
 
     /// The marker of the directory asked for as a listing shows it, if there is any key below the name.
@@ -361,8 +408,12 @@ impl Drop for Asking {
 
 fn question(tree: &Tree, parent: Ino, name: &Name) -> Result<Question, Error> {
     let directory = tree.prefix(parent)?;
-    let key = names::file_key(&directory, name)?;
-    let below = Key::new(&format!("{key}/")).ok();
+    let key = match names::file_key(&directory, name) {
+        Ok(key) => Some(key),
+        Err(Error::BadName) => None,
+        Err(error) => return Err(error),
+    };
+    let below = names::marker_key(&names::prefix_below(&directory, name)?).ok();
     let known = match tree.last_known(parent, name)? {
         Answer::Present(ino) => match &tree.inode(ino)?.body {
             Body::File(_) => Known::File,
@@ -370,7 +421,8 @@ fn question(tree: &Tree, parent: Ino, name: &Name) -> Result<Question, Error> {
         },
         Answer::Absent | Answer::Unknown => Known::Nothing,
     };
-    Ok(Question { directory, key, below, known })
+    let known = if name.is_beside_directory() { Known::Beside } else { known };
+    Ok(Question { key, below, known })
 }
 
 fn is_object_known(inode: &Inode, now: Instant, need: Need) -> bool {

@@ -130,7 +130,7 @@ impl Tree {
         let mut parts = Vec::new();
         let mut at = ino;
         while let Place::Under { parent, name } = &self.inode(at)?.place {
-            parts.push(name.as_str());
+            parts.push(name.part().ok_or(Error::NotFound)?);
             at = *parent;
         }
         Ok(parts.iter().rev().flat_map(|part| [part, "/"]).collect())
@@ -166,6 +166,17 @@ impl Tree {
             Some(Entry::Absent { .. }) => Answer::Absent,
             None => Answer::Unknown,
         })
+    }
+
+    /// A name as it is known, where what it stands for is known by that alone.
+    pub fn known_name(&self, parent: Ino, name: Name) -> Name {
+        match (name.part(), self.entry(parent, &name)) {
+            (None, Some(Entry::Present(ino))) => match self.inodes.get(ino).map(|inode| &inode.place) {
+                Some(Place::Under { name, .. }) => name.clone(),
+                Some(Place::Root | Place::Removed | Place::Vanished) | None => name,
+            },
+            (Some(_), _) | (None, Some(Entry::Absent { .. }) | None) => name,
+        }
     }
 
     /// What a directory knows of a name.
@@ -267,8 +278,8 @@ impl Tree {
     pub(super) fn link(&mut self, parent: Ino, name: &Name, body: Body, as_of: AsOf) -> Result<Ino, Error> {
         let prefix = self.prefix(parent)?;
         let ino = match &body {
-            Body::File(_) => self.free_number(&format!("{prefix}{}", name.as_str())),
-            Body::Directory(_) => self.free_number(&format!("{prefix}{}/", name.as_str())),
+            Body::File(_) => self.free_number(names::file_key(&prefix, name)?.as_str()),
+            Body::Directory(_) => self.free_number(&names::prefix_below(&prefix, name)?),
         };
         let mut body = body;
         if let Body::Directory(folder) = &mut body {

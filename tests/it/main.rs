@@ -25,6 +25,7 @@ mod links;
 mod listings;
 mod mount;
 mod names;
+mod names_odd;
 mod operator;
 mod passthrough;
 mod ranges;

@@ -126,7 +126,7 @@ impl FileSystem {
 
     /// The prefix that a name has, or would have, as a directory.
     pub(super) fn directory_prefix(&self, place: &Place) -> Result<String> {
-        Ok(format!("{}/", self.namespace.child_key(place.parent, &place.name)?))
+        Ok(self.namespace.child_prefix(place.parent, &place.name)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::namespace::Error;
 use crate::namespace::edits::Tree;
+use crate::namespace::fold::beside_directory;
 use crate::namespace::freshness::Freshness;
 use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Folder, Place, Residence, Seen, Stamp, Under};
 use crate::namespace::names::Name;
@@ -50,6 +51,17 @@ impl Tree {
         }
         self.check();
         Ok(())
+    }
+
+    /// A directory of this name is gone: a file that was beside it has the name now, which only the store can tell.
+    pub fn uncover(&mut self, parent: Ino, name: &Name) {
+        let beside = beside_directory(name);
+        if let Some(Entry::Present(file)) = self.entry(parent, &beside) {
+            let file = *file;
+            self.detach(file, Place::Vanished);
+            self.clear_absence(parent, name);
+            self.expire(parent);
+        }
     }
 
     /// The directory at a path, each part made where it is not known.

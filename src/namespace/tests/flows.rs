@@ -256,10 +256,8 @@ async fn recovered_files_are_there_with_the_directories_above_them() {
     let b = world.walk("a/b", 99).await.unwrap();
     assert_eq!(world.list_names(b.ino, 99).await, ["c"]);
     assert_eq!(world.names.adopt(&key("a/b/c"), 8, &mtime(3), world.at(0)).unwrap(), ino);
-    for odd in ["a//b", "a/../b", "dir/"] {
-        let adopted = world.names.adopt(&key(odd), 1, &mtime(1), world.at(0));
-        assert!(matches!(adopted, Err(Error::BadName)), "{odd}");
-    }
+    let adopted = world.names.adopt(&key("dir/"), 1, &mtime(1), world.at(0));
+    assert!(matches!(adopted, Err(Error::BadName)));
     // Nobody looked whether an object is there, so removing the file removes it; the directory stays.
     world.put("a/b/c").await;
     world.unlink(b.ino, "c", 99).await.unwrap();

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::World;
-use crate::namespace::{DirEntry, FileKind, HiddenNames};
+use crate::namespace::tests::key;
+use crate::namespace::{DirEntry, Error, FileKind};
 use crate::types::{Attributes, Ino, Key, ObjectId};
 
 async fn many(count: usize) -> World {
@@ -161,14 +162,32 @@ async fn a_listing_shows_what_another_client_did() {
 }
 
 #[tokio::test]
-async fn a_directory_hides_a_file_of_its_name() {
+async fn a_file_beside_a_directory_of_its_name_has_one_that_says_so() {
     let world = World::with(&["n", "n-2", "n/x"]).await;
-    assert_eq!(world.lookup(Ino::ROOT, "n", 0).await.unwrap().kind, FileKind::Directory);
-    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 1, odd_keys: 0 });
-    let entries = world.list(Ino::ROOT, 0).await;
-    let shown: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.attr.kind)).collect();
-    assert_eq!(shown, [("n-2", FileKind::File), ("n", FileKind::Directory)]);
-    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 2, odd_keys: 0 });
+    let directory = world.lookup(Ino::ROOT, "n", 0).await.unwrap();
+    let file = world.lookup(Ino::ROOT, "%~file~n", 0).await.unwrap();
+    assert_eq!((directory.kind, file.kind), (FileKind::Directory, FileKind::File));
+    assert_eq!(world.names.key(file.ino).unwrap(), key("n"));
+    for secs in [0, 20] {
+        let entries = world.list(Ino::ROOT, secs).await;
+        let shown: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.attr.ino)).collect();
+        let n2 = world.lookup(Ino::ROOT, "n-2", secs).await.unwrap();
+        assert_eq!(shown, [("%~file~n", file.ino), ("n-2", n2.ino), ("n", directory.ino)]);
+        assert_eq!(world.lookup(Ino::ROOT, "%~file~n", secs).await.unwrap().ino, file.ino);
+    }
+    // Where there is no such directory, no file has such a name.
+    assert!(matches!(world.lookup(Ino::ROOT, "%~file~n-2", 20).await, Err(Error::NotFound)));
+    assert!(matches!(world.create(Ino::ROOT, "%~file~n-2", 20).await, Err(Error::BadName)));
+    // The object can be removed by it, and when the directory goes it has its own name.
+    world.put("m").await;
+    world.mkdir(Ino::ROOT, "empty", 20).await.unwrap();
+    world.put("empty").await;
+    assert_eq!(world.list_names(Ino::ROOT, 40).await, ["%~file~empty", "%~file~n", "empty", "m", "n", "n-2"]);
+    world.rmdir(Ino::ROOT, "empty", 40).await.unwrap();
+    world.unlink(Ino::ROOT, "%~file~n", 40).await.unwrap();
+    assert_eq!(world.lookup(Ino::ROOT, "empty", 40).await.unwrap().kind, FileKind::File);
+    assert_eq!(world.list_names(Ino::ROOT, 40).await, ["empty", "m", "n", "n-2"]);
+    assert_eq!(world.keys().await, ["empty", "m", "n-2", "n/x"]);
 }
 
 #[tokio::test]
@@ -182,32 +201,53 @@ async fn a_directory_far_behind_a_file_of_its_name_stays_what_it_is() {
     let n = world.lookup(Ino::ROOT, "n", 0).await.unwrap();
     assert_eq!(n.kind, FileKind::Directory);
     let x = world.lookup(n.ino, "x", 0).await.unwrap();
+    assert_eq!(entries.iter().filter(|entry| entry.name == "%~file~n").count(), 1);
     for secs in [20, 40] {
         let entries = world.list(Ino::ROOT, secs).await;
+        assert_eq!(entries.iter().filter(|entry| entry.name == "%~file~n").count(), 1);
         let shown: Vec<_> = entries.iter().filter(|entry| entry.name == "n").collect();
         assert_eq!(shown.len(), 1);
         assert_eq!((shown[0].attr.ino, shown[0].attr.kind), (n.ino, FileKind::Directory));
         assert_eq!(world.names.attr_known(x.ino).unwrap(), x);
     }
-    assert_eq!(world.names.hidden_names().collisions, 3, "one a listing");
+    assert_eq!(world.lookup(Ino::ROOT, "%~file~n", 40).await.unwrap().kind, FileKind::File);
     // When the directory goes, the file comes to light.
     world.delete("n/x").await;
     let entries = world.list(Ino::ROOT, 60).await;
     let shown: Vec<_> = entries.iter().filter(|entry| entry.name == "n").collect();
     assert_eq!(shown.iter().map(|entry| entry.attr.kind).collect::<Vec<_>>(), [FileKind::File]);
+    assert!(entries.iter().all(|entry| entry.name != "%~file~n"));
 }
 
 #[tokio::test]
-async fn keys_that_are_no_paths_are_counted_and_not_shown() {
+async fn keys_that_are_no_paths_are_shown_and_found_under_names_that_say_so() {
     let long = "l".repeat(256);
     let deep_long = format!("{long}/x");
-    let world =
-        World::with(&["/top", "a//b", "a/../c", "a/./d", "a/ok", &long, &deep_long, "..", "ok"]).await;
-    assert_eq!(world.list_names(Ino::ROOT, 0).await, ["a", "ok"]);
-    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 0, odd_keys: 4 });
-    let a = world.lookup(Ino::ROOT, "a", 0).await.unwrap();
-    assert_eq!(world.list_names(a.ino, 0).await, ["ok"]);
-    assert_eq!(world.names.hidden_names(), HiddenNames { collisions: 0, odd_keys: 7 });
+    let keys = ["/top", "a//b", "a/../c", "a/./d", "a/ok", &long, &deep_long, "..", "ok", "%~x"];
+    let world = World::with(&keys).await;
+    let names = world.list_names(Ino::ROOT, 0).await;
+    let (long_file, long_directory) = (&names[2], &names[3]);
+    let expected = ["%~dotdot", "%~empty", "%~longfile", "%~long", "%~name~%~x", "a", "ok"];
+    assert!(long_directory.starts_with("%~long~lll") && long_file.starts_with("%~longfile~lll"), "{names:?}");
+    assert_eq!(names.len(), expected.len());
+    let paths = [
+        ("%~empty/top", "/top"),
+        ("a/%~empty/b", "a//b"),
+        ("a/%~dotdot/c", "a/../c"),
+        ("a/%~dot/d", "a/./d"),
+        ("%~dotdot", ".."),
+        ("%~name~%~x", "%~x"),
+        (long_file, &long),
+        (&format!("{long_directory}/x"), &deep_long),
+    ];
+    // Also by who has never seen a listing.
+    for names in [&world, &World::with(&keys).await] {
+        for (path, text) in &paths {
+            let found = names.walk(path, 100).await.unwrap();
+            assert_eq!(names.names.key(found.ino).unwrap(), key(text), "{path}");
+        }
+        assert!(matches!(names.walk(&long_file.replace('0', "1"), 100).await, Err(Error::NotFound)));
+    }
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ struct Rig {
 }
 
 fn name(index: usize) -> Name {
-    Name::from_part(NAMES[index]).unwrap()
+    Name::of_part(NAMES[index])
 }
 
 fn object(index: usize, size: u64) -> ObjectMeta {
@@ -131,7 +131,7 @@ impl Rig {
     fn new() -> Rig {
         let mut tree = Tree::new(3);
         let folder = Folder::new(Evidence::Store, Freshness::Always);
-        let dir = Name::from_part("dir").unwrap();
+        let dir = Name::of_part("dir");
         let directory = tree.add(Ino::ROOT, &dir, Body::Directory(folder)).unwrap();
         tree.hold(directory).unwrap();
         Rig {
@@ -416,7 +416,7 @@ proptest! {
 #[test]
 fn an_answer_about_a_directory_that_was_there_before_is_no_news() {
     let mut tree = Tree::new(100);
-    let (above, below) = (Name::from_part("dir").unwrap(), name(0));
+    let (above, below) = (Name::of_part("dir"), name(0));
     let folder = || Body::Directory(Folder::new(Evidence::Store, Freshness::Always));
     let first = tree.add(Ino::ROOT, &above, folder()).unwrap();
     let asked = Asked { stamp: tree.ask(), fresh: Freshness::Always };
@@ -435,13 +435,13 @@ fn memory_is_bounded_by_forgetting_what_nobody_refers_to() {
     let mut tree = Tree::new(100);
     let fresh = Freshness::Always;
     for n in 0..1_000 {
-        let name = Name::from_part(&format!("{n}")).unwrap();
+        let name = Name::of_part(&format!("{n}"));
         let stamp = tree.tick();
         tree.fold(Ino::ROOT, &name, Asked { stamp, fresh }, News::Nothing).unwrap();
         let id = ObjectId { key: key(&format!("{n}-")), etag: ETag::new("e"), size: 1 };
         let meta =
             ObjectMeta { id, modified: UnixTime::default(), attributes: None, token: None, crc64: None };
-        let name = Name::from_part(&format!("{n}-")).unwrap();
+        let name = Name::of_part(&format!("{n}-"));
         tree.fold(Ino::ROOT, &name, Asked { stamp, fresh }, News::File(meta)).unwrap();
         if let Answer::Present(ino) = tree.last_known(Ino::ROOT, &name).unwrap() {
             tree.count(ino).unwrap();
@@ -466,6 +466,6 @@ fn a_listing_is_not_complete_when_part_of_it_was_dropped() {
     let told = tree.fold_page(Ino::ROOT, page, asked, IsFirst::Yes).unwrap();
     tree.sweep(now);
     tree.fold_end(Ino::ROOT, asked, told.doubtful).unwrap();
-    let dropped = Name::from_part("a").unwrap();
+    let dropped = Name::of_part("a");
     assert_eq!(tree.answer(Ino::ROOT, &dropped, now).unwrap(), Answer::Unknown);
 }

@@ -61,6 +61,11 @@ impl Address {
         format!("/{}/{}", encode_query(&self.bucket), encode_path(&self.full_key(key)))
     }
 
+    /// Whether no URL can name a key: those who read URLs take `.` and `..` between slashes for steps.
+    pub fn is_beyond_urls(&self, key: &Key) -> bool {
+        self.full_key(key).split('/').any(|part| part == "." || part == "..")
+    }
+
     /// A key as the bucket has it.
     pub fn full_key(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)

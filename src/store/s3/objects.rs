@@ -19,7 +19,7 @@ use crate::store::s3::client::{Call, CallError, body_error};
 use crate::store::s3::dialect::{OBJECT_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::store::s3::metadata;
 use crate::store::{
-    DeleteOptions, Error, ErrorKind, Fetched, GetOptions, Op, Precondition, PutOptions, Result,
+    DeleteOptions, Error, ErrorKind, Fetched, GetOptions, ListOptions, Op, Precondition, PutOptions, Result,
 };
 use crate::types::{Crc64, ETag, Key, ObjectId, ObjectMeta};
 
@@ -32,6 +32,9 @@ const INLINE_MD5_BYTES: usize = 64 << 10;
 
 impl S3Store {
     pub(super) async fn head_object(&self, key: &Key) -> Result<ObjectMeta> {
+        if self.client.address.is_beyond_urls(key) {
+            return Box::pin(self.head_by_listing(key)).await;
+        }
         let call = Call::new(Op::Head, Method::HEAD, Some(key)).header("x-amz-checksum-mode", "ENABLED");
         let answer = self.client.send(&call).await?;
         let broken = |what: &str| call.error(ErrorKind::Protocol, format!("the answer has no {what}"));
@@ -39,6 +42,14 @@ impl S3Store {
         let size = headers::number(&answer.headers, http::header::CONTENT_LENGTH)
             .ok_or_else(|| broken("Content-Length"))?;
         Ok(self.described(metadata::object(key, ETag::new(etag), size, &answer.headers)))
+    }
+
+    /// What a listing tells of an object that no URL can name. It does not tell metadata.
+    async fn head_by_listing(&self, key: &Key) -> Result<ObjectMeta> {
+        let options = ListOptions { prefix: key.to_string(), entries_max: Some(1), ..ListOptions::default() };
+        let page = self.list_objects(options).await?;
+        let found = page.objects.into_iter().find(|object| object.id.key == *key);
+        found.ok_or_else(|| Error::on(Op::Head, key, ErrorKind::NotFound, "it is in no listing"))
     }
 
     pub(super) async fn get_object(&self, key: &Key, options: GetOptions) -> Result<Fetched> {
@@ -111,6 +122,11 @@ impl S3Store {
 
     pub(super) async fn delete_object(&self, key: &Key, options: DeleteOptions) -> Result<()> {
         let precondition = options.if_match.map_or(Precondition::None, Precondition::Matches);
+        if self.client.address.is_beyond_urls(key) {
+            self.look(Op::Delete, key, &precondition).await?;
+            let refusals = self.delete_listed(&[key]).await?;
+            return refusals.values().next().map_or(Ok(()), |refusal| Err(refused(key, refusal)));
+        }
         let honoured = self.dialect.delete_if_match;
         let conditions = self.conditions(Op::Delete, key, &precondition, honoured).await?;
         let call = Call::new(Op::Delete, Method::DELETE, Some(key)).headers(conditions);
