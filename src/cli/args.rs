@@ -43,6 +43,9 @@ pub enum Command {
     /// Check what waits in the state directory of a volume that is not mounted
     #[command(after_help = crate::cli::fsck::EXAMPLES)]
     Fsck(crate::cli::fsck::FsckArguments),
+    /// Ask the bucket anew about files and directories, to see what other clients have done
+    #[command(after_help = crate::cli::refresh::EXAMPLES)]
+    Refresh(crate::cli::refresh::RefreshArguments),
     /// Show and change what is kept on the local disk: stat, warm, pin, evict, verify, purge
     #[command(after_help = crate::cli::cache::EXAMPLES)]
     Cache(crate::cli::cache::CacheArguments),

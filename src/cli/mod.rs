@@ -10,6 +10,7 @@ mod fsck;
 mod mount;
 mod output;
 mod pending;
+mod refresh;
 mod serve;
 mod status;
 mod sync;
@@ -40,6 +41,7 @@ pub fn run(arguments: Vec<OsString>) -> Exit {
         Command::Uploads(uploads) => uploads::run(&uploads.action),
         Command::Sync(sync) => sync::run(&sync),
         Command::Fsck(fsck) => fsck::run(&fsck),
+        Command::Refresh(refresh) => refresh::run(&refresh),
         Command::Cache(cache) => cache::run(&cache.action),
     };
     result.unwrap_or_else(|failure| {

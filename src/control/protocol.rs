@@ -68,6 +68,13 @@ pub enum Command {
         /// How.
         resolution: Resolution,
     },
+    /// Ask the bucket anew about these names. Answered with [`Answer::Done`].
+    Refresh {
+        /// By their paths in the mount, without a slash at either end.
+        paths: Vec<String>,
+        /// Also about everything below them.
+        below: bool,
+    },
     /// Something about the cache. Answered with [`Answer::Cache`].
     Cache(CacheCommand),
 }
@@ -255,6 +262,10 @@ mod tests {
             (
                 r#"{"version":1,"command":"discard","session":18446744073709551615}"#,
                 Command::Discard { session: SessionId(u64::MAX) },
+            ),
+            (
+                r#"{"version":1,"command":"refresh","paths":["a/b"],"below":true}"#,
+                Command::Refresh { paths: vec!["a/b".to_owned()], below: true },
             ),
         ] {
             assert_eq!(

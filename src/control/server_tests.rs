@@ -34,6 +34,7 @@ impl Operator for Parrot {
             | Command::Seal
             | Command::Retry { .. }
             | Command::Resolve { .. }
+            | Command::Refresh { .. }
             | Command::Cache(_) => Answer::Done,
         }
     }

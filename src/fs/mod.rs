@@ -103,6 +103,9 @@ pub trait Invalidator: std::fmt::Debug + Send + Sync + 'static {
     /// Attributes of an inode have changed.
     fn attributes_changed(&self, ino: Ino);
 
+    /// A name may lead elsewhere, or nowhere, or somewhere at last.
+    fn name_changed(&self, parent: Ino, name: &str);
+
     /// The content of an inode has changed, and its attributes: not one page of it holds any more.
     fn content_changed(&self, ino: Ino);
 }

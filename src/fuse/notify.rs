@@ -4,6 +4,7 @@
 //! runtime, or under a lock. One about attributes does not wait. One about pages waits for reads of them that are in
 //! flight, and those behind it with it; it is needed only where the user takes back what an open file has shown already.
 
+use std::ffi::OsString;
 use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
@@ -23,20 +24,23 @@ pub(crate) struct NotifyQueue {
 }
 
 /// What the kernel must not believe any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Change {
     /// Attributes.
     Attributes(Ino),
     /// Attributes and every page.
     Content(Ino),
+    /// Where a name leads.
+    Name(Ino, OsString),
 }
 
 impl Change {
-    /// The inode, and the offset from which its pages go: a negative one stands for attributes only.
-    fn reach(self) -> (Ino, i64) {
+    fn tell(&self, notifier: &Notifier) -> io::Result<()> {
+        // A negative offset stands for attributes only; length 0 means up to the end.
         match self {
-            Change::Attributes(ino) => (ino, -1),
-            Change::Content(ino) => (ino, 0),
+            Change::Attributes(ino) => notifier.inval_inode(INodeNo(ino.0), -1, 0),
+            Change::Content(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+            Change::Name(parent, name) => notifier.inval_entry(INodeNo(parent.0), name),
         }
     }
 }
@@ -47,10 +51,8 @@ impl NotifyQueue {
         let (queue, changed) = sync_channel::<Change>(QUEUE_MAX);
         task::thread("fuse-notify", move || {
             for change in changed {
-                let (ino, offset) = change.reach();
-                // Length 0 means up to the end.
-                if let Err(error) = notifier.inval_inode(INodeNo(ino.0), offset, 0) {
-                    log::debug!("Kernel was not told that inode {ino} has changed: {error}");
+                if let Err(error) = change.tell(&notifier) {
+                    log::debug!("Kernel was not told of {change:?}: {error}");
                 }
             }
         })?;
@@ -60,7 +62,7 @@ impl NotifyQueue {
     fn send(&self, change: Change) {
         match self.queue.try_send(change) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
+            Err(TrySendError::Full(change)) => {
                 log::debug!("Notification queue is full; {change:?} waits for its TTL or the next open")
             }
             Err(TrySendError::Disconnected(_)) => {}
@@ -71,6 +73,10 @@ impl NotifyQueue {
 impl Invalidator for NotifyQueue {
     fn attributes_changed(&self, ino: Ino) {
         self.send(Change::Attributes(ino));
+    }
+
+    fn name_changed(&self, parent: Ino, name: &str) {
+        self.send(Change::Name(parent, name.into()));
     }
 
     fn content_changed(&self, ino: Ino) {

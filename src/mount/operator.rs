@@ -184,6 +184,7 @@ impl Operator for Desk {
                 Ok(key) => Answer::Resolved { key },
                 Err(error) => failed(&error),
             },
+            Command::Refresh { paths, below } => done(self.fs.refresh(&paths, below)),
             Command::Cache(command) => self.cache(command).await,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Each is stamped, so that what the store was asked before it does not undo it.
 
+mod doubts;
 mod moves;
 
 use std::time::Instant;
@@ -12,6 +13,8 @@ use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Inode, Place, Residen
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
 use crate::types::{Attributes, ETag, Ino, ObjectId, ObjectMeta};
+
+pub use doubts::{Doubted, Reach};
 
 /// How a file with local changes looks.
 #[derive(Clone, Debug)]

@@ -45,6 +45,7 @@ use crate::observe::Metrics;
 use crate::store::ObjectStore;
 use crate::types::{Attributes, Ino, Key, ObjectId, ObjectMeta, UnixTime};
 
+pub use edits::{Doubted, Reach};
 pub use listing::{Directory, Look, Neighbour, Order};
 
 /// Most inodes and absent names remembered that nobody refers to.
@@ -376,6 +377,14 @@ impl Namespace {
         if let Err(why) = forgotten {
             log::debug!("What is known of '{prefix}' is not forgotten: {why}");
         }
+    }
+
+    /// What is known of the name at a path of names, and perhaps below it, is no longer believed. Returns the names that
+    /// the kernel may remember. `BadName`, `NameTooLong`.
+    pub fn doubt(&self, path: &str, reach: Reach) -> Result<Vec<Doubted>, Error> {
+        let names = path.split('/').filter(|_| !path.is_empty());
+        let names = names.map(|name| Name::from_kernel(OsStr::new(name))).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.tree().doubt(&names, reach))
     }
 
     /// What is known of the directory with this prefix, and of names in it, is no longer believed.

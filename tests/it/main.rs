@@ -31,6 +31,7 @@ mod passthrough;
 mod ranges;
 mod reading;
 mod recovery;
+mod refresh;
 mod unchanged;
 mod unlinked;
 mod uploads_commands;

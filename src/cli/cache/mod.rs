@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use crate::cache::Repair;
 use crate::cli::cache::job::{Desk, Interrupts};
-use crate::cli::cache::place::{Group, grouped, locate_all};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{self, tell};
 use crate::control::ClientError;
@@ -21,6 +20,7 @@ use crate::fs::upkeep::{EvictReport, Outcome, PurgeReport, Unpinned, VerifyRepor
 use crate::types::ByteSize;
 
 pub use args::{CacheAction, CacheArguments, EXAMPLES};
+pub use place::{Group, grouped, locate_all};
 
 /// How a result is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

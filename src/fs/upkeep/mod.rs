@@ -9,6 +9,7 @@
 mod jobs;
 mod paths;
 mod pins;
+mod refresh;
 mod report;
 mod warm;
 mod works;
