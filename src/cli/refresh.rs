@@ -46,6 +46,9 @@ pub fn run(arguments: &RefreshArguments) -> Result<Exit, Failure> {
             Answer::Hello(_)
             | Answer::Status(_)
             | Answer::Drain(_)
+            | Answer::Sealed { .. }
+            | Answer::Retried { .. }
+            | Answer::Resolved { .. }
             | Answer::Unmounted { .. }
             | Answer::Cache(_)
             | Answer::Error { .. } => return Err(ClientError::Strange.into()),

@@ -174,11 +174,6 @@ impl Bucket {
         self.server().keys(BUCKET).unwrap()
     }
 
-    /// Removes an object behind everybody's back.
-    pub fn delete_quietly(&self, key: &str) {
-        self.server().delete(BUCKET, key).unwrap();
-    }
-
     /// Those of them that have no part yet.
     pub fn uploads_without_parts(&self) -> usize {
         self.server().uploads_without_parts(BUCKET).unwrap()

@@ -25,6 +25,9 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// The file that is large enough for its unchanged parts to be copied.
 const LARGE: &str = "large";
 
+/// A kind of fault: its name and how it is made.
+type Kind = (&'static str, fn(&mut Rng) -> Action);
+
 /// A fault and the request that it meets.
 struct Fault {
     name: &'static str,
@@ -82,7 +85,7 @@ fn faults() -> Vec<Fault> {
         CopyObject,
         DeleteObject,
     ];
-    let everywhere: [(&'static str, fn(&mut Rng) -> Action); 8] = [
+    let everywhere: [Kind; 8] = [
         ("500", |_| status(500, None)),
         ("503", |_| status(503, None)),
         ("reset", |_| Action::Reset),
@@ -92,7 +95,7 @@ fn faults() -> Vec<Fault> {
         ("twice", |_| Action::Twice),
         ("echo", |random| Action::Echo { ms: random.u64(1..ECHO_MS_MAX) }),
     ];
-    let bodies: [(&'static str, fn(&mut Rng) -> Action); 5] = [
+    let bodies: [Kind; 5] = [
         ("cut while receiving", |random| Action::Cut { side: Side::Request, after: place(random) }),
         ("stalled while receiving", |random| Action::Stall {
             side: Side::Request,
@@ -104,7 +107,7 @@ fn faults() -> Vec<Fault> {
         ("a slow line", |_| Action::Bandwidth { bytes_per_s: 4 << 20 }),
     ];
     let mut faults = Vec::new();
-    let mut add = |on, kinds: &[(&'static str, fn(&mut Rng) -> Action)]| {
+    let mut add = |on, kinds: &[Kind]| {
         faults.extend(kinds.iter().map(|&(name, action)| Fault { name, on, action }));
     };
     changes.into_iter().for_each(|on| add(on, &everywhere));
