@@ -39,9 +39,9 @@ mod total;
 mod verify;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use files::volumes;
 pub use object::{CachedObject, Judged, Resident, WholeFile};
@@ -64,6 +64,11 @@ use crate::types::{ByteSize, ObjectId};
 
 /// Sizes a chunk may have.
 const CHUNK_BYTES_RANGE: std::ops::RangeInclusive<u64> = 4 << 10..=16 << 20;
+/// Longest wait for the folder of a volume that another process has. One that ends gives the memory of what it knew of
+/// many objects back first.
+const LEASE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const LEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How the cache is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -242,7 +247,7 @@ impl Keeping {
             log::warn!("Nothing is cached: {} cannot be used: {source}", directory.display());
             nothing(format!("{} cannot be used: {source}", directory.display()))
         };
-        let lease = match Lease::acquire(&directory) {
+        let lease = match take_folder(&directory) {
             Ok(lease) => lease,
             Err(LeaseError::Held { holder, .. }) => {
                 log::warn!(
@@ -290,6 +295,17 @@ impl Drop for Disk {
             && let Err(error) = self.total.close(ledger.bytes())
         {
             log::debug!("Cannot note how much is cached: {error}");
+        }
+    }
+}
+
+/// Takes a volume's folder, which the process of a mount that has just ended may have for a moment longer.
+fn take_folder(directory: &Path) -> Result<Lease, LeaseError> {
+    let deadline = Instant::now() + LEASE_WAIT_MAX;
+    loop {
+        match Lease::acquire(directory) {
+            Err(LeaseError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(LEASE_PAUSE),
+            taken @ (Ok(_) | Err(LeaseError::Held { .. } | LeaseError::Io { .. })) => return taken,
         }
     }
 }

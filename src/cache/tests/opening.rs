@@ -44,6 +44,23 @@ fn a_terabyte_object_with_few_chunks_is_small_everywhere() {
 }
 
 #[test]
+fn a_predecessor_that_is_still_ending_is_waited_for() {
+    let home = TempDir::new().unwrap();
+    let id = object("a", CHUNK);
+    let (before, _) = open(home.path());
+    put(&before.object(&id), &id, ByteRange::new(0, CHUNK));
+    std::thread::scope(|threads| {
+        threads.spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(before);
+        });
+        let (cache, _) = open_unscanned(home.path(), 1 << 30);
+        assert!(cache.report().is_keeping(), "{:?}", cache.report().not_keeping);
+        check(&cache.object(&id), &id, ByteRange::new(0, CHUNK));
+    });
+}
+
+#[test]
 fn many_objects_open_at_once() {
     let home = TempDir::new().unwrap();
     let count = 2_000;
