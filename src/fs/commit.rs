@@ -38,6 +38,15 @@ impl FileSystem {
                         self.give_up_local(&state, &key);
                     }
                 }
+                Event::Replaced { key, file } => {
+                    let state = self.files.by_key(&key);
+                    let is_it = |state: &Arc<FileState>| {
+                        state.local().is_some_and(|local| Arc::ptr_eq(&local, &file))
+                    };
+                    if let Some(state) = state.filter(is_it) {
+                        self.give_up_local(&state, &key);
+                    }
+                }
                 Event::Stuck { key, reason, .. } => log::error!("Upload of {key} is stuck: {reason}"),
             }
         }

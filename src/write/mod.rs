@@ -189,6 +189,13 @@ pub enum Event {
         /// The key.
         key: Key,
     },
+    /// A file that an earlier mount left has lost its name to an object: a rename was finished that one had begun.
+    Replaced {
+        /// The name.
+        key: Key,
+        /// The file.
+        file: Arc<WriteFile>,
+    },
     /// An upload failed in a way that will not pass by itself; it is kept and tried again now and then.
     Stuck {
         /// The session.

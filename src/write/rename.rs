@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use crate::observe::task;
 use crate::store::{CopyOptions, DeleteOptions, ErrorKind, MetadataDirective, Op, Precondition};
 use crate::types::{Attributes, ETag, Key, ObjectId, ObjectMeta};
-use crate::write::Error;
 use crate::write::context::book::BookError;
 use crate::write::context::killpoint::KillPoint;
-use crate::write::context::{Command, Context};
+use crate::write::context::{Command, Context, GiveUpBy};
 use crate::write::file::stopped;
 use crate::write::scheduler::{new_token, pause};
 use crate::write::upload::{Move, MoveState, Record};
+use crate::write::{Error, Event};
 
 type Answer = oneshot::Sender<Result<ObjectMeta, Error>>;
 
@@ -94,7 +94,12 @@ impl Mover {
                     context.kill.pass(KillPoint::AfterRenameCopyBeforeJournal);
                     self.attempts = 0;
                     match context.book.record(&Record::MoveCopied { id, object: Box::new(object) }) {
-                        Ok(_) => context.kill.pass(KillPoint::AfterRenameCopy),
+                        Ok(_) => {
+                            context.kill.pass(KillPoint::AfterRenameCopy);
+                            if self.waiting.is_none() {
+                                give_up_replaced(context, &plan);
+                            }
+                        }
                         Err(error) => self.not_written(error).await,
                     }
                 }
@@ -194,6 +199,16 @@ impl Mover {
             answer.send(result).ok();
         }
     }
+}
+
+/// An earlier process died in the move, so that this one shows what it has replaced: that ends now.
+fn give_up_replaced(context: &Arc<Context>, plan: &Move) {
+    let Some((id, file)) = plan.over.and_then(|id| Some((id, context.file(id)?))) else { return };
+    let (reply, given_up) = oneshot::channel();
+    context.event(Event::Replaced { key: plan.target.clone(), file: Arc::clone(&file) });
+    context.command(Command::GiveUp { file: id, by: GiveUpBy::Removal, reply });
+    // The journal has given it up already; what is left is to let go of its data.
+    task::spawn("give up", async move { given_up.await.ok() });
 }
 
 /// Takes a move out of the journal.

@@ -19,7 +19,6 @@ mod download;
 mod errors;
 mod fsck;
 mod inherited;
-mod kills;
 mod lengths;
 mod links;
 mod listings;

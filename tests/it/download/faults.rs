@@ -22,13 +22,13 @@ const HURT_BYTES_MAX: u64 = 200_000;
 /// Objects of which every request is long enough to be hurt have this in their name.
 const LONG: &str = "long";
 /// Objects that are compared with the store's checksum before a byte of them is handed on have this in their name.
-const SHORT: &str = "chunk";
+const SHORT: &str = "exact";
 
 const OBJECTS: [(&str, usize); 10] = [
     ("empty", 0),
     ("one", 1),
     ("page", 4095),
-    ("chunk", 256 * KIB),
+    ("exact", 256 * KIB),
     ("chunk-and-one", 256 * KIB + 1),
     ("long-1", MIB + 17),
     ("long-5", 5 * MIB),

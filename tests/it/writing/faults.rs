@@ -266,9 +266,8 @@ impl Run {
                 let mode = if now == 0o600 { 0o644 } else { 0o600 };
                 let changed = fs::set_permissions(self.rig.path(&name), Permissions::from_mode(mode));
                 changed.unwrap_or_else(|e| self.failed(&e));
-                let head = self.rig.bucket.head(&name);
                 let line = format!("x-amz-meta-mode: {}", 0o100_000 | mode);
-                assert!(head.contains(&line), "{}: {head}", self.what);
+                wait_for(&self.what, LIMIT, || self.rig.bucket.head(&name).contains(&line));
             }
             Step::Abandon => {
                 let file = File::create(self.rig.path("abandoned")).unwrap();

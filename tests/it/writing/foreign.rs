@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use super::{LIMIT, MIB, close, open, open_to_append, settle, write};
-use crate::support::{Client, Foreign, Rig, Served, expect_same, pattern, wait_for};
+use crate::support::{Client, Foreign, Rig, expect_same, pattern, wait_for};
 
 fn expect_there(server: &Client, key: &str, expected: &[u8]) {
     let found = server.get(key).unwrap_or_else(|| panic!("{key} is not on the server"));

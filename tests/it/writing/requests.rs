@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tetherfs::bucket::Operation;
 
-use super::{LIMIT, MIB, asked, expect_object, open, open_to_append, sent};
+use super::{LIMIT, MIB, asked, expect_object, open, open_to_append, sent, settle};
 use crate::support::{Rig, pattern, run_ok, wait_for};
 
 const KIB: usize = 1 << 10;
@@ -89,6 +89,7 @@ fn what_changes_no_content_sends_none() {
     fs::write(rig.path("f"), "content").unwrap();
     count_anew(&rig);
     fs::set_permissions(rig.path("f"), Permissions::from_mode(0o600)).unwrap();
+    settle(&rig);
     expect_cost("chmod", &rig, "CopyObject 1", 0, 0);
     run_ok(Command::new("touch").arg(rig.path("f")));
     expect_cost("touch", &rig, "CopyObject 1", 0, 0);
@@ -185,6 +186,7 @@ fn cutting_and_growing_a_large_object_sends_only_the_zeros() {
     let requests = "CompleteMultipartUpload 1, CreateMultipartUpload 1, UploadPart 1, UploadPartCopy 1";
     expect_cost("grown", &rig, requests, 3 << 20, 0);
     fs::set_permissions(rig.path("large"), Permissions::from_mode(0o600)).unwrap();
+    settle(&rig);
     expect_cost("chmod", &rig, "CopyObject 1", 0, 0);
     fs::rename(rig.path("large"), rig.path("moved")).unwrap();
     expect_cost("renamed", &rig, "CopyObject 1, DeleteObject 1", 0, 0);
