@@ -62,15 +62,6 @@ pub(super) enum Ticket {
     Coming(Place, oneshot::Receiver<Answer>, Range<usize>),
 }
 
-/// What a read has brought so far, in order. Chunks are let go as they come, for the memory has them in its books no more.
-enum Brought {
-    /// So many bytes are to come.
-    Nothing(u64),
-    /// All of them in one piece, which need not be copied.
-    AtOnce(Bytes),
-    Joined(BytesMut),
-}
-
 /// How far a set of tickets has brought a read.
 enum Served {
     All,
@@ -155,14 +146,14 @@ impl ReadStream {
     pub async fn read(&self, range: ByteRange) -> Result<Bytes, Error> {
         let range = range.clip(self.source.grid.size);
         self.timed_out_just_now()?;
-        let mut brought = Brought::Nothing(range.len());
+        let mut pieces = Vec::new();
         for piece in range.split(self.piece_bytes) {
             let begun = Instant::now();
             let target = self.steer(piece);
-            let read = self.read_piece(piece, target, &mut brought).await;
+            let read = self.read_piece(piece, target, &mut pieces).await;
             read.inspect_err(|error| self.note_time_out(begun, error))?;
         }
-        Ok(brought.bytes())
+        Ok(joined(pieces, range.len()))
     }
 
     /// The error of a read that has spent its time-out a moment ago.
@@ -184,7 +175,7 @@ impl ReadStream {
         &self,
         piece: ByteRange,
         target: ByteRange,
-        brought: &mut Brought,
+        pieces: &mut Vec<Bytes>,
     ) -> Result<(), Error> {
         let mut at = piece.start;
         let mut cut_off = 0;
@@ -192,7 +183,7 @@ impl ReadStream {
             let tickets = self.engage_when_room(ByteRange::new(at, piece.end), target).await?;
             // Before waiting, so that what comes next is on its way meanwhile.
             self.prefetch();
-            match self.serve(at, tickets, brought).await? {
+            match self.serve(at, tickets, pieces).await? {
                 Served::All => at = piece.end,
                 Served::Missed(to) => at = to,
                 Served::CutOff(to) => {
@@ -208,7 +199,12 @@ impl ReadStream {
     }
 
     /// Redeems tickets, as far as they are good.
-    async fn serve(&self, mut at: u64, tickets: Vec<Ticket>, brought: &mut Brought) -> Result<Served, Error> {
+    async fn serve(
+        &self,
+        mut at: u64,
+        tickets: Vec<Ticket>,
+        pieces: &mut Vec<Bytes>,
+    ) -> Result<Served, Error> {
         for ticket in tickets {
             let bytes = match ticket {
                 Ticket::Held(bytes, part) => bytes.slice(part),
@@ -226,7 +222,7 @@ impl ReadStream {
                 },
             };
             at += bytes.len() as u64;
-            brought.push(bytes);
+            pieces.push(bytes);
         }
         Ok(Served::All)
     }
@@ -340,26 +336,11 @@ impl fmt::Debug for ReadStream {
     }
 }
 
-impl Brought {
-    /// The next bytes.
-    fn push(&mut self, bytes: Bytes) {
-        match self {
-            Brought::Nothing(len) if bytes.len() as u64 == *len => *self = Brought::AtOnce(bytes),
-            Brought::Nothing(len) => {
-                let mut joined = BytesMut::with_capacity(*len as usize);
-                joined.extend_from_slice(&bytes);
-                *self = Brought::Joined(joined);
-            }
-            Brought::Joined(joined) => joined.extend_from_slice(&bytes),
-            Brought::AtOnce(_) => debug_assert!(bytes.is_empty(), "it was all there"),
-        }
+fn joined(mut pieces: Vec<Bytes>, len: u64) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.swap_remove(0);
     }
-
-    fn bytes(self) -> Bytes {
-        match self {
-            Brought::Nothing(_) => Bytes::new(),
-            Brought::AtOnce(bytes) => bytes,
-            Brought::Joined(joined) => joined.freeze(),
-        }
-    }
+    let mut whole = BytesMut::with_capacity(len as usize);
+    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    whole.freeze()
 }

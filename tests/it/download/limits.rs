@@ -38,30 +38,6 @@ fn eight_readers_of_eight_files_stay_within_the_memory_they_were_given() {
 }
 
 #[test]
-fn filling_the_cache_stays_within_the_memory_too_whatever_a_request_may_bring() {
-    for request_size in ["--request-size=8MiB", "--request-size=32MiB"] {
-        let rig = Rig::mounted(&["--memory=64MiB", "--metadata-ttl=10m", request_size]);
-        let size = 48 * MIB;
-        for number in 0..8 {
-            rig.bucket.put_quietly(&format!("dir/f{number}"), &pattern(number, size));
-        }
-        let idle = rig.memory_kib("VmHWM");
-        rig.bucket.requests().reset();
-        let ran = rig.tetherfs(&["cache", "warm", rig.path("dir").to_str().unwrap()]);
-        assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
-        let peak = rig.memory_kib("VmHWM");
-        eprintln!("{request_size}: idle {idle} KiB, at most {peak} KiB");
-        assert!(peak <= idle + (64 << 10) + OVERHEAD_KIB, "{peak} KiB, {idle} KiB when idle");
-        let asked = rig.bucket.asked();
-        assert_eq!(asked.sent as usize, 8 * size, "each byte once: {asked:?}");
-        for number in 0..8 {
-            super::expect_file(&rig, &format!("dir/f{number}"), &pattern(number, size));
-        }
-        assert_eq!(rig.bucket.asked().gets, asked.gets, "all of it is on disk");
-    }
-}
-
-#[test]
 fn with_little_memory_and_many_readers_no_byte_is_fetched_twice() {
     let rig = Rig::mounted(&["--memory=64MiB", "--metadata-ttl=10m"]);
     let size = 256 * MIB as u64;
