@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
@@ -49,9 +50,11 @@ pub(crate) fn unmount(mountpoint: &Path, detach: bool) -> io::Result<()> {
 /// Lets the kernel ask for as much at once as it may. Needs root; without it reads come in smaller pieces. Returns how
 /// far it reads ahead now, in KiB, if that can be found out.
 pub(crate) fn widen_readahead(mountpoint: &Path) -> Option<u32> {
-    let stat = rustix::fs::stat(mountpoint).ok()?;
-    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    // Of the kernel alone: a question to the mount would be one to ourselves, and a process that is killed in it never
+    // ends, with everybody else who uses the mount.
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(rustix::fs::CWD, mountpoint, flags, StatxFlags::empty()).ok()?;
+    let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         log::debug!("Readahead stays as it is: {setting}: {error}");
     }
