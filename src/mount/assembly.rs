@@ -50,9 +50,10 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     let cache = open_cache(config, store.volume(), &metrics)?;
     let reader = Reader::new(Arc::clone(&store), cache, config.read.clone(), Arc::clone(&metrics));
     let base = fs::base_source(Arc::clone(&reader));
-    let (writer, recovered, events) =
+    let (writer, mut recovered, events) =
         Writer::open(Arc::clone(&store), base, config.write.clone(), Arc::clone(&metrics))?;
     let recovered_count = recovered.pending.len();
+    recovered.wait_for_moves().await;
     let namespace = Namespace::new(store, config.namespace.clone(), Arc::clone(&metrics));
     let fs = FileSystem::new(namespace, reader, writer, config.fs.clone(), Arc::clone(&metrics));
     fs.start(recovered, events);

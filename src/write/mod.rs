@@ -30,6 +30,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::durable::{Disk, Journal, RealDisk};
 use crate::observe::{Metrics, task};
@@ -266,6 +267,22 @@ pub struct Recovered {
     pub interrupted: Vec<SessionStatus>,
     /// Directories on their way to another name, to be gone on with.
     pub trees: Vec<Tree>,
+    /// Files on their way to another name.
+    moves: Vec<JoinHandle<()>>,
+}
+
+/// Longest that a mount waits for the moves of files that were left. They are a few, and each takes some requests.
+const MOVES_WAIT_MAX: Duration = Duration::from_secs(5);
+
+impl Recovered {
+    /// Waits until files that were on their way to another name have that one or the former, so that no program sees a
+    /// name change by itself. Where the server does not answer in time they go on behind the caller.
+    pub async fn wait_for_moves(&mut self) {
+        let all = futures_util::future::join_all(std::mem::take(&mut self.moves));
+        if tokio::time::timeout(MOVES_WAIT_MAX, all).await.is_err() {
+            log::warn!("Files that were being renamed may get their other name only in a while");
+        }
+    }
 }
 
 impl Writer {

@@ -122,7 +122,7 @@ pub fn open(
     recovered.trees = rename::tree::left(&context);
     task::spawn("scheduler", Scheduler::new(Arc::clone(&context), commanded, jobs).run());
     verify(Arc::clone(&context), to_verify);
-    rename::finish_moves(&context);
+    recovered.moves = rename::finish_moves(&context);
     Ok(Opened { context, recovered, events: news })
 }
 

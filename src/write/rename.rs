@@ -3,6 +3,9 @@
 //! A move is intended, copied, done; each step is journaled before the next, and the intention is on stable storage
 //! before the copy is asked for. The source is pinned to its version throughout: what another writer puts in its place
 //! is neither copied nor removed.
+//!
+//! A move that a process died in was never answered. The next process finishes it if the copy was made, and gives it up if
+//! it was not: programs that run by then know the names as they are, and none may get another content by itself.
 
 pub mod tree;
 
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::observe::task;
@@ -39,19 +43,19 @@ pub async fn rename(context: &Arc<Context>, plan: Move) -> Result<ObjectMeta, Er
     context.kill.pass(KillPoint::AfterRenameIntent);
     let (answer, answered) = oneshot::channel();
     let deadline = Instant::now() + context.options.close_timeout;
-    start(context, id, Mover { is_in_doubt: false, attempts: 0, waiting: Some((answer, deadline)) });
+    let mover = Mover { is_left: false, is_in_doubt: false, attempts: 0, waiting: Some((answer, deadline)) };
+    start(context, id, mover);
     answered.await.map_err(|_| stopped())?
 }
 
-/// Goes on with the moves that an earlier process left.
-pub fn finish_moves(context: &Arc<Context>) {
+/// Goes on with the moves that an earlier process left. Each ends when it is finished or given up.
+pub fn finish_moves(context: &Arc<Context>) -> Vec<JoinHandle<()>> {
     let left: Vec<u64> = context.book.look(|ledger| ledger.moves.keys().copied().collect());
-    for id in left {
-        start(context, id, Mover { is_in_doubt: true, attempts: 0, waiting: None });
-    }
+    let mover = || Mover { is_left: true, is_in_doubt: true, attempts: 0, waiting: None };
+    left.into_iter().map(|id| start(context, id, mover())).collect()
 }
 
-fn start(context: &Arc<Context>, id: u64, mover: Mover) {
+fn start(context: &Arc<Context>, id: u64, mover: Mover) -> JoinHandle<()> {
     context.command(Command::MoveBegun);
     let context = Arc::clone(context);
     task::spawn("move", async move {
@@ -61,11 +65,13 @@ fn start(context: &Arc<Context>, id: u64, mover: Mover) {
             () = context.commands.closed() => {}
         }
         context.command(Command::MoveEnded);
-    });
+    })
 }
 
 /// One move under way.
 struct Mover {
+    /// Whether it was begun by an earlier process.
+    is_left: bool,
     /// Whether a copy may have been made that we do not know of.
     is_in_doubt: bool,
     attempts: u32,
@@ -78,6 +84,8 @@ enum Attempt {
     Copied(ObjectMeta),
     /// Again, after a pause.
     Again(crate::store::Error),
+    /// An earlier process died before it was begun.
+    NotBegun,
     /// It cannot be done.
     Failed(Error),
 }
@@ -109,6 +117,11 @@ impl Mover {
                     self.answer(outcome(&plan));
                     return;
                 }
+                Attempt::NotBegun => {
+                    log::info!("{} keeps its name: the last mount died before it was moved", plan.source.key);
+                    done(context, id);
+                    return;
+                }
                 Attempt::Failed(error) => {
                     log::warn!("{} was not moved to {}: {error}", plan.source.key, plan.target);
                     done(context, id);
@@ -128,6 +141,7 @@ impl Mover {
         if self.is_in_doubt {
             match look(context, plan).await {
                 Looked::Copied(object) => return Attempt::Copied(object),
+                Looked::NotCopied if self.is_left => return Attempt::NotBegun,
                 Looked::NotCopied => self.is_in_doubt = false,
                 Looked::Conflict => return Attempt::Failed(conflict(&plan.target)),
                 Looked::SourceGone(error) => return Attempt::Failed(Error::Store(error)),
