@@ -241,7 +241,7 @@ impl Namespace {
         key: &Key,
         attributes: Attributes,
     ) -> Result<Option<ObjectMeta>, store::Error> {
-        let token = UploadToken::from_random(fastrand::u128(..));
+        let token = UploadToken::from_bits(fastrand::u128(..));
         let options = PutOptions {
             precondition: Precondition::Absent,
             attributes: attributes.clone(),

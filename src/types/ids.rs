@@ -60,8 +60,8 @@ impl PartNumber {
 pub struct UploadToken(String);
 
 impl UploadToken {
-    /// A token from 128 random bits.
-    pub fn from_random(bits: u128) -> UploadToken {
+    /// A token from 128 bits that no other upload has.
+    pub fn from_bits(bits: u128) -> UploadToken {
         UploadToken(format!("{bits:032x}"))
     }
 

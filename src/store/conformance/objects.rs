@@ -171,7 +171,7 @@ pub async fn metadata_round_trip(store: Arc<dyn ObjectStore>) {
     let full = some_attributes(UnixTime { secs: 1_600_000_000, nanos: 123_456_789 });
     let old = Attributes { mode: Some(0o4_711), ..some_attributes(UnixTime { secs: -86_400, nanos: 0 }) };
     let link = Attributes { mode: Some(0o777), is_symlink: true, ..full.clone() };
-    let token = UploadToken::from_random(fastrand::u128(..));
+    let token = UploadToken::from_bits(fastrand::u128(..));
     for (attributes, token) in [
         (full, Some(token.clone())),
         (old, None),
@@ -209,7 +209,7 @@ pub async fn copy_and_replace_metadata(store: Arc<dyn ObjectStore>) {
     assert_fails(taken, &[ErrorKind::Precondition], "copying onto what should not be there");
 
     let other = Attributes { mode: Some(0o600), ..some_attributes(UnixTime::from_secs(1_400_000_000)) };
-    let token = Some(UploadToken::from_random(fastrand::u128(..)));
+    let token = Some(UploadToken::from_bits(fastrand::u128(..)));
     let replace = CopyOptions {
         metadata: MetadataDirective::Replace(other.clone()),
         token: token.clone(),

@@ -323,7 +323,7 @@ fn some_options(bytes: &Bytes) -> UploadOptions {
         content_type: Some("application/x-conformance".to_owned()),
         ..Attributes::default()
     };
-    let token = UploadToken::from_random(fastrand::u128(..));
+    let token = UploadToken::from_bits(fastrand::u128(..));
     UploadOptions { attributes, token: Some(token), size: Some(bytes.len() as u64) }
 }
 

@@ -194,7 +194,7 @@ mod tests {
             content_type: Some("text/plain".to_owned()),
             ..Attributes::default()
         };
-        let token = UploadToken::from_random(7);
+        let token = UploadToken::from_bits(7);
         let mut headers = HeaderMap::new();
         write(&key("a"), &attributes, Some(&token), &mut headers);
         assert_eq!(headers["x-amz-meta-mode"], "33188");

@@ -123,8 +123,11 @@ impl Scheduler {
     }
 
     fn intend(&mut self, file: FileId, by: CommitBy) -> bool {
-        let begun = self.context.book.upload(file, |upload| upload.transfer().map(|t| t.token.clone()));
-        let token = begun.flatten().unwrap_or_else(new_token);
+        let token = self.context.book.upload(file, |upload| match upload.transfer() {
+            Some(transfer) => Some(transfer.token.clone()),
+            None => upload.content.as_ref().and_then(|content| content.token()),
+        });
+        let token = token.flatten().unwrap_or_else(new_token);
         self.record(file, SessionEvent::CommitIntended { token, by })
     }
 

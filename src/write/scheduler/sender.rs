@@ -407,7 +407,7 @@ impl From<crate::store::Error> for Failure {
 
 /// The mark of a new upload or put.
 pub fn new_token() -> UploadToken {
-    UploadToken::from_random(fastrand::u128(..))
+    UploadToken::from_bits(fastrand::u128(..))
 }
 
 /// An effect without what it works on is a mistake in the machine; it must not take the mount down.

@@ -1,8 +1,9 @@
 //! One sealed content of a file: which bytes are staged, which show the base through, and what changed since the last.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::types::{Attributes, ByteRange, Key, ObjectId, RangeSet, SessionId};
+use crate::types::{Attributes, ByteRange, Key, ObjectId, RangeSet, SessionId, UploadToken};
 use crate::write::extents::Extent;
 use crate::write::upload::plan::Shape;
 
@@ -85,6 +86,17 @@ impl Content {
         let is_whole =
             |base: &Base| base.object.key == *key && base.valid == self.size && base.object.size == self.size;
         self.base.as_ref().is_some_and(is_whole) && self.dirty.is_empty() && self.extents.is_empty()
+    }
+
+    /// The mark of a request that makes the whole content an object. It is the same each time, so that the object is known
+    /// to be this content also where power was lost with the note that the request was made. `None` where that is not
+    /// certain, for some checksum is not known.
+    pub fn token(&self) -> Option<UploadToken> {
+        self.extents.iter().all(|extent| extent.crc.is_some()).then_some(())?;
+        let text = serde_json::to_vec(self).ok()?;
+        let digest = Sha256::digest(&text);
+        let bits = digest.first_chunk().expect("a digest is longer than 128 bits");
+        Some(UploadToken::from_bits(u128::from_be_bytes(*bits)))
     }
 
     /// This content over the object that the content before it has become.

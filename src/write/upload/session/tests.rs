@@ -312,7 +312,7 @@ impl World {
             }
             Effect::Intend(by) => {
                 let token = self.session.transfer().map(|t| t.token.clone());
-                let token = token.unwrap_or_else(|| UploadToken::from_random(self.journal.len() as u128));
+                let token = token.unwrap_or_else(|| UploadToken::from_bits(self.journal.len() as u128));
                 self.record(SessionEvent::CommitIntended { token, by: *by });
             }
             Effect::Withdraw => self.record(SessionEvent::CommitWithdrawn),
@@ -343,7 +343,7 @@ impl World {
     fn perform(&mut self, effect: &Effect) -> Result<Reply, ErrorKind> {
         match effect {
             Effect::Begin => {
-                let token = UploadToken::from_random(1000 + u128::from(self.server.begun));
+                let token = UploadToken::from_bits(1000 + u128::from(self.server.begun));
                 let upload = self.server.begin(token.clone());
                 let attributes =
                     self.session.content.as_ref().map(|c| c.attributes.clone()).unwrap_or_default();
