@@ -354,6 +354,11 @@ impl Files {
         self.lock().by_ino.get(&ino).is_some_and(|slot| slot.opens > 1)
     }
 
+    /// Whether anybody has the file open.
+    pub(crate) fn is_open(&self, ino: Ino) -> bool {
+        self.lock().by_ino.get(&ino).is_some_and(|slot| slot.opens > 0)
+    }
+
     /// Keeps an inode from being passed through for a moment, so that a writer can open it.
     pub(crate) fn reserve(&self, ino: Ino, now: Instant) {
         let mut table = self.lock();

@@ -255,6 +255,9 @@ impl FileSystem {
         backings: &dyn Backings,
     ) -> Result<Access> {
         let _gate = state.gate.lock().await;
+        if let Some(file) = state.local() {
+            file.open_again();
+        }
         self.stand_aside(state, mode)?;
         self.settle_version(state, mode).await?;
         match mode {
@@ -294,6 +297,10 @@ impl FileSystem {
             // Also when the name is gone: its data are given back only now that no handle needs them.
             if let Err(error) = file.close() {
                 log::error!("Changes to {} could not be queued for upload: {error}", file.key());
+            }
+            // Somebody may have opened it since it was counted, and needs its data.
+            if self.files.is_open(state.ino) {
+                file.open_again();
             }
             // The news of a commit may come when the file has been let go of, and would find nobody.
             if let Some(object) = file.last_commit() {

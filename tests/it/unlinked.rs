@@ -4,7 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use crate::support::{Rig, wait_for};
+use tetherfs::bucket::{Action, Operation, Rule};
+
+use crate::support::{Rig, pattern, sha256, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -63,4 +65,34 @@ fn writing_to_an_object_removed_or_replaced_meanwhile_leaves_no_upload() {
     rig.mount_again();
     assert_eq!(fs::read(rig.path("removed")).unwrap(), b"again");
     nothing_is_left(&rig);
+}
+
+#[test]
+fn a_reader_of_a_file_that_waits_for_its_upload_keeps_its_bytes_when_the_name_goes() {
+    let mut rig = Rig::mounted(&["--commit=background", "--part-size=5M"]);
+    for operation in [Operation::UploadPart, Operation::PutObject] {
+        rig.bucket.faults().add(Rule::on(operation, Action::Delay { ms: 1500 }));
+    }
+    let bytes = pattern(1, 11 << 20);
+    for name in ["removed", "replaced"] {
+        fs::write(rig.path(name), &bytes).unwrap();
+        let reader = File::open(rig.path(name)).unwrap();
+        let mut seen = vec![0; bytes.len()];
+        reader.read_exact_at(&mut seen[..1 << 20], 0).unwrap();
+        if name == "removed" {
+            fs::remove_file(rig.path(name)).unwrap();
+        } else {
+            fs::write(rig.path("other"), "other").unwrap();
+            fs::rename(rig.path("other"), rig.path(name)).unwrap();
+        }
+        // Long enough for what nobody needs to go.
+        std::thread::sleep(Duration::from_millis(300));
+        reader.read_exact_at(&mut seen[1 << 20..], 1 << 20).unwrap();
+        assert_eq!(sha256(&seen), sha256(&bytes), "{name}");
+    }
+    rig.bucket.faults().clear();
+    nothing_is_left(&rig);
+    rig.unmount();
+    assert_eq!(rig.bucket.keys(), ["replaced"]);
+    assert_eq!(rig.bucket.get("replaced").unwrap(), b"other");
 }
