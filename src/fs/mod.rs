@@ -165,7 +165,9 @@ impl FileSystem {
 
     /// Shows what recovery found under its names, and folds the news about uploads in from now on.
     pub fn start(self: &Arc<Self>, recovered: Recovered, events: mpsc::UnboundedReceiver<Event>) {
-        recovered.pending.into_iter().for_each(|file| self.show_pending(file));
+        // One may have lost its name since, to a rename that was finished.
+        let shown = recovered.pending.into_iter().filter(|file| !file.is_nameless());
+        shown.for_each(|file| self.show_pending(file));
         for tree in recovered.trees {
             task::spawn("move-directory", self.clone().resume_move(tree));
         }

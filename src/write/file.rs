@@ -123,6 +123,7 @@ impl WriteFile {
             snapshot: Recorded::new(snapshot),
             position: Position(0),
             is_synced: false,
+            is_promised: true,
             urgency: Urgency::Now,
         });
         state.base = content.base;
@@ -304,7 +305,7 @@ impl WriteFile {
         });
         synced.await.map_err(|_| stopped())??;
         if let Some(sealed) = self.lock().sealed.as_mut().filter(|sealed| sealed.session == session) {
-            sealed.is_synced = true;
+            (sealed.is_synced, sealed.is_promised) = (true, true);
         }
         Ok(())
     }
@@ -350,6 +351,11 @@ impl WriteFile {
                 () = self.context.commands.closed() => return Err(stopped()),
             }
         }
+    }
+
+    /// A handle was opened: its data stay until the next [`WriteFile::close`], whatever becomes of its name.
+    pub fn open_again(&self) {
+        self.lock().is_closed = false;
     }
 
     /// The last handle was closed. What is sealed goes on, new attributes in their own time; what is dirty is sealed first.
@@ -399,12 +405,22 @@ impl WriteFile {
         let content = state.content(&snapshot);
         let session = content.session;
         let since = unchanged(&content);
+        // What survives power loss is only superseded by what does: else neither might be there after it.
+        let is_promised = state.sealed.as_ref().is_some_and(|before| before.is_promised);
+        if is_promised {
+            snapshot.sync().map_err(|error| local_error("syncing staged bytes", &error))?;
+        }
         let position = self.context.book.session_event(id, SessionEvent::Sealed(Arc::new(content)))?;
+        if is_promised {
+            self.context.book.sync(position)?;
+        }
         state.is_dirty = false;
         state.noting = Noting::Idle;
         state.since = Some(since);
         let kept = Recorded::new(Arc::clone(&snapshot));
-        state.replace_sealed(Some(Sealed { session, snapshot: kept, position, is_synced: false, urgency }));
+        let is_synced = is_promised;
+        let sealed = Sealed { session, snapshot: kept, position, is_synced, is_promised, urgency };
+        state.replace_sealed(Some(sealed));
         self.context.kill.pass(KillPoint::AfterSeal);
         self.context.command(Command::Sealed { file: id, session, snapshot, urgency });
         Ok(())

@@ -43,15 +43,15 @@ pub async fn rename(context: &Arc<Context>, plan: Move) -> Result<ObjectMeta, Er
     context.kill.pass(KillPoint::AfterRenameIntent);
     let (answer, answered) = oneshot::channel();
     let deadline = Instant::now() + context.options.close_timeout;
-    let mover = Mover { is_left: false, is_in_doubt: false, attempts: 0, waiting: Some((answer, deadline)) };
-    start(context, id, mover);
+    let waiting = Some((answer, deadline));
+    start(context, id, Mover { is_left: false, is_in_doubt: false, attempts: 0, waiting, giving_up: None });
     answered.await.map_err(|_| stopped())?
 }
 
 /// Goes on with the moves that an earlier process left. Each ends when it is finished or given up.
 pub fn finish_moves(context: &Arc<Context>) -> Vec<JoinHandle<()>> {
     let left: Vec<u64> = context.book.look(|ledger| ledger.moves.keys().copied().collect());
-    let mover = || Mover { is_left: true, is_in_doubt: true, attempts: 0, waiting: None };
+    let mover = || Mover { is_left: true, is_in_doubt: true, attempts: 0, waiting: None, giving_up: None };
     left.into_iter().map(|id| start(context, id, mover())).collect()
 }
 
@@ -76,6 +76,8 @@ struct Mover {
     is_in_doubt: bool,
     attempts: u32,
     waiting: Option<(Answer, Instant)>,
+    /// The file that has lost its name to the copy, where nobody waits who sees to it.
+    giving_up: Option<JoinHandle<()>>,
 }
 
 /// What came of an attempt.
@@ -105,7 +107,7 @@ impl Mover {
                         Ok(_) => {
                             context.kill.pass(KillPoint::AfterRenameCopy);
                             if self.waiting.is_none() {
-                                give_up_replaced(context, &plan);
+                                self.giving_up = give_up_replaced(context, &plan);
                             }
                         }
                         Err(error) => self.not_written(error).await,
@@ -115,6 +117,10 @@ impl Mover {
                     context.kill.pass(KillPoint::AfterRenameDelete);
                     done(context, id);
                     self.answer(outcome(&plan));
+                    if let Some(giving_up) = self.giving_up {
+                        // Its own failure is logged where it happens.
+                        giving_up.await.ok();
+                    }
                     return;
                 }
                 Attempt::NotBegun => {
@@ -216,13 +222,17 @@ impl Mover {
 }
 
 /// An earlier process died in the move, so that this one shows what it has replaced: that ends now.
-fn give_up_replaced(context: &Arc<Context>, plan: &Move) {
-    let Some((id, file)) = plan.over.and_then(|id| Some((id, context.file(id)?))) else { return };
+fn give_up_replaced(context: &Arc<Context>, plan: &Move) -> Option<JoinHandle<()>> {
+    let (id, file) = plan.over.and_then(|id| Some((id, context.file(id)?)))?;
     let (reply, given_up) = oneshot::channel();
     context.event(Event::Replaced { key: plan.target.clone(), file: Arc::clone(&file) });
     context.command(Command::GiveUp { file: id, by: GiveUpBy::Removal, reply });
     // The journal has given it up already; what is left is to let go of its data.
-    task::spawn("give up", async move { given_up.await.ok() });
+    Some(task::spawn("give up", async move {
+        if let Ok(Err(error)) = given_up.await {
+            log::warn!("What a finished rename has replaced is kept: {error}");
+        }
+    }))
 }
 
 /// Takes a move out of the journal.

@@ -8,6 +8,7 @@ mod dressing;
 mod examine;
 mod model;
 mod moves;
+mod power_loss;
 mod same;
 mod streams;
 mod trees;

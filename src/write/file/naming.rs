@@ -58,6 +58,11 @@ impl WriteFile {
         self.ask(|reply| Command::GiveUp { file: id, by: GiveUpBy::Removal, reply }).await
     }
 
+    /// Whether the file was removed, or another one has its name.
+    pub fn is_nameless(&self) -> bool {
+        matches!(self.lock().standing, Standing::Removed(_))
+    }
+
     /// The file was removed before its first change: what its handles write is for them alone. Does nothing to a file
     /// that has changes, which [`WriteFile::discard`] gives up.
     pub fn lose_name(&self) {

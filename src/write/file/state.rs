@@ -75,6 +75,8 @@ pub struct Sealed {
     pub position: Position,
     /// Whether both survive power loss.
     pub is_synced: bool,
+    /// Whether somebody may have been told so, by this process or an earlier one.
+    pub is_promised: bool,
     /// When it is to be uploaded.
     pub urgency: Urgency,
 }
