@@ -19,6 +19,7 @@ mod download;
 mod errors;
 mod fsck;
 mod inherited;
+mod kills;
 mod lengths;
 mod links;
 mod listings;

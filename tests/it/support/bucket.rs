@@ -174,6 +174,11 @@ impl Bucket {
         self.server().keys(BUCKET).unwrap()
     }
 
+    /// Those of them that have no part yet.
+    pub fn uploads_without_parts(&self) -> usize {
+        self.server().uploads_without_parts(BUCKET).unwrap()
+    }
+
     /// Removes an object, as a foreign client does.
     pub fn delete(&self, key: &str) {
         self.client().delete(key);
