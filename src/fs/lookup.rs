@@ -16,8 +16,12 @@ impl FileSystem {
         Ok(self.with_local(attr))
     }
 
-    /// Attributes of an inode.
+    /// Attributes of an inode. The kernel asks for those of a name that it has just been shown in a listing only when it
+    /// would refuse somebody by them, so that they are to be the object's own: a listing does not say who may execute it.
     pub async fn attr(self: Arc<Self>, ino: Ino) -> Result<Attr> {
+        if self.files.get(ino).is_none() && self.namespace.is_guessed(ino)? {
+            self.namespace.object(ino, Instant::now()).await?;
+        }
         self.attr_of(ino).await
     }
 

@@ -264,6 +264,14 @@ impl Inode {
         }
     }
 
+    /// Whether it is a file of which nobody asked the object's metadata.
+    pub fn is_guessed(&self) -> bool {
+        match &self.body {
+            Body::File(_) => self.attributes().is_none(),
+            Body::Directory(_) => false,
+        }
+    }
+
     /// What `stat` shows.
     pub fn attr(&self, options: &Options) -> Attr {
         let kind = self.body.kind();

@@ -233,6 +233,11 @@ impl Namespace {
         Ok(self.tree().inode(ino)?.attr(&self.options))
     }
 
+    /// Whether it is a file of which only a listing has told: mode and owner are what such files are given. `Stale`.
+    pub fn is_guessed(&self, ino: Ino) -> Result<bool, Error> {
+        Ok(self.tree().inode(ino)?.is_guessed())
+    }
+
     /// Attributes that its object carries, as far as they are known, fresh or not. No request. `Stale`.
     pub fn attributes_known(&self, ino: Ino) -> Result<Attributes, Error> {
         Ok(self.tree().inode(ino)?.attributes().cloned().unwrap_or_default())

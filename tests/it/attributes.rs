@@ -198,3 +198,17 @@ fn attributes_yield_to_the_version_of_another_client() {
     assert_eq!(rig.bucket.keys(), ["f"], "no conflict copy of attributes");
     assert_eq!(rig.status()["sessions"].as_array().map(Vec::len), Some(0), "{}", rig.status());
 }
+
+#[test]
+fn a_script_can_be_run_right_after_it_was_listed() {
+    let mut rig = Rig::mounted(&[]);
+    fs::write(rig.path("x.sh"), "#!/bin/sh\necho ran\n").unwrap();
+    fs::set_permissions(rig.path("x.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    rig.unmount();
+    rig.mount_again();
+    rig.bucket.requests().reset();
+    let line = format!("ls -l {0} > /dev/null; {0}/x.sh", rig.mountpoint().display());
+    let ran = Command::new("sh").arg("-c").arg(line).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "ran\n", "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(rig.bucket.requests().count(Operation::HeadObject).requests, 1);
+}
