@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures tetherfs beside other filesystems and beside what the server and the disk can do at most, in turn, on one
 # embedded server on loopback. Installs what is missing, needs root, takes everything down at the end.
-#   scripts/bench.sh [read|small|all] [--rounds N] [--size 1GiB] [--quick] [--json FILE]
+#   scripts/bench.sh [read|small|write|all] [--rounds N] [--size 1GiB] [--quick] [--json FILE]
 #   scripts/bench.sh --help          what each part measures, and all options
 # TETHERFS_BIN=FILE measures that program instead of building one.
 set -euo pipefail

@@ -1,10 +1,16 @@
-"""Measures tetherfs beside rclone and s3fs, which read the same objects from the same server in turn, and beside two
-ceilings: curl with parallel ranged requests, and a local file on the disk that the caches are on.
+"""Measures tetherfs beside rclone and s3fs, which use the same objects on the same server in turn, and beside two
+ceilings: curl with parallel requests for ranges or parts, and a local file on the disk that the caches are on.
 
 parts:
   read   one large object: cold, second read from the disk cache, warm; sequential, random, four streams, first byte
   small  1,000 files of 16 KiB: listed, copied, archived
-The cold rows are measured a second time with 20 ms before each request is looked at.
+  write  one large object written, 4 KiB changed in it, 1 MiB appended to it; 1,000 files of 16 KiB; 100 files written
+         aside and renamed; 64 MiB in writes of 4 KiB; each until the last close returns and until it is in the bucket.
+         Its contenders are tetherfs with --commit close and with --commit background, rclone with
+         --vfs-cache-mode writes, and s3fs; its ceilings a parallel multipart upload, a compose of the object by the
+         server, and a local write with fsync
+The cold rows, the large write and the small files are measured a second time with 20 ms before each request is looked
+at.
 """
 
 import argparse
@@ -18,15 +24,17 @@ from pathlib import Path
 
 import read_part
 import small_part
-from contenders import Rclone, S3fs, Tetherfs, TetherfsWithoutPassthrough
+import write_part
+from contenders import Rclone, RcloneWriting, S3fs, Tetherfs, TetherfsInBackground, TetherfsWithoutPassthrough
 from machine import Failure, facts, run
 from report import CEILINGS, Report
 from server import LATENCY_MS, Data, Server
 from stage import Stage
 
-PARTS = {"read": read_part.PART, "small": small_part.PART}
+PARTS = {"read": read_part.PART, "small": small_part.PART, "write": write_part.PART}
 UNITS = {"MiB": 1 << 20, "M": 1 << 20, "GiB": 1 << 30, "G": 1 << 30}
 SMALL_FILES = 1000
+SMALL_FILES_QUICK = 200
 
 
 def main():
@@ -36,32 +44,36 @@ def main():
     signal.signal(signal.SIGINT, stop)
     options.dir.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="tetherfs-bench.", dir=options.dir)).resolve()
-    server, contenders = None, []
+    server, contenders = None, {}
     try:
         header = {"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": facts(work),
                   "size_bytes": options.size, "rounds": options.rounds, "latency_ms": LATENCY_MS}
-        needed = options.size * 6 + (1 << 30)
+        needed = options.size * 8 + (1 << 30)
         if header["machine"]["disk_free_bytes"] < needed:
             raise SystemExit(f"error: {options.dir} needs {needed >> 30} GiB free: choose another --dir or less --size")
         # A build that ends meanwhile must not change what is measured.
         options.tetherfs = shutil.copy(options.tetherfs, work / "tetherfs.measured")
         server = Server(options.tetherfs, work)
-        contenders = chosen(options, server, work)
-        header["contenders"] = {c.name: {"version": version(c), "command": c.command()} for c in contenders}
+        contenders = {part: chosen(part, options, server, work) for part in options.parts}
+        header["contenders"] = {
+            part: {c.name: {"version": version(c), "command": c.command()} for c in those}
+            for part, those in contenders.items()}
         header["ceilings"] = {"curl": run(["curl", "--version"], timeout_s=10).output.splitlines()[0],
-                              "local": run(["fio", "--version"], timeout_s=10).output.strip()}
+                              "local": run(["fio", "--version"], timeout_s=10).output.strip(),
+                              "direct": f"python {sys.version.split()[0]}"}
         introduce(header)
         progress("making the data")
-        data = Data(server, work / "data", options.size, SMALL_FILES)
+        data = Data(server, work / "data", options.size, options.small_files)
         samples = perform(options, server, contenders, data, work)
-        report = Report([contender.name for contender in contenders], samples)
+        names = dict.fromkeys(contender.name for those in contenders.values() for contender in those)
+        report = Report([*names, *CEILINGS], samples)
         for name in options.parts:
             report.print(name, PARTS[name].rows)
         report.print_disturbance()
         if options.json:
             report.write(options.json, header, {name: PARTS[name].rows for name in options.parts})
     finally:
-        for contender in contenders:
+        for contender in (contender for those in contenders.values() for contender in those):
             contender.kill()
         if server:
             server.stop()
@@ -71,13 +83,13 @@ def main():
 def perform(options, server, contenders, data, work):
     """All parts, all rounds; who was first in a round is last in the next."""
     samples = []
-    players = [(contender.name, contender) for contender in contenders] + [(name, None) for name in CEILINGS]
     for part_name in options.parts:
         part = PARTS[part_name]
+        players = [(c.name, c) for c in contenders[part_name]] + [(name, None) for name in CEILINGS]
         for number in range(options.rounds):
             turn = number % len(players)
             for name, contender in players[turn:] + players[:turn]:
-                scenes = {"curl": part.curl, "local": part.local}.get(name, part.mounts)
+                scenes = {"curl": part.curl, "local": part.local, "direct": part.direct}.get(name, part.mounts)
                 stage = Stage(name, contender, server, data, work, part.rows, number)
                 for scene in scenes:
                     progress(f"{part_name}, round {number + 1} of {options.rounds}: {name}: {scene.rows[0]}")
@@ -88,14 +100,17 @@ def perform(options, server, contenders, data, work):
     return samples
 
 
-def chosen(options, server, work):
-    everyone = [Tetherfs(server, work, options.tetherfs)]
-    if TetherfsWithoutPassthrough.exists(options.tetherfs):
-        everyone.append(TetherfsWithoutPassthrough(server, work, options.tetherfs))
-    everyone += [Rclone(server, work, options.rclone), S3fs(server, work)]
-    names = {contender.name for contender in everyone}
-    if unknown := set(options.only) - names:
-        raise SystemExit(f"error: --only: no such contender: {', '.join(unknown)}; there are {', '.join(names)}")
+def chosen(part, options, server, work):
+    ours, theirs = [Tetherfs], Rclone
+    if PARTS[part] is write_part.PART:
+        ours, theirs = [Tetherfs, TetherfsInBackground], RcloneWriting
+    elif TetherfsWithoutPassthrough.exists(options.tetherfs):
+        ours.append(TetherfsWithoutPassthrough)
+    everyone = [*(kind(server, work, options.tetherfs) for kind in ours), theirs(server, work, options.rclone),
+                S3fs(server, work)]
+    names = [contender.name for contender in everyone]
+    if options.only and not set(options.only) & set(names):
+        raise SystemExit(f"error: --only: no such contender of {part}: there are {', '.join(names)}")
     return [contender for contender in everyone if contender.name in (options.only or names)]
 
 
@@ -112,7 +127,8 @@ def parse():
     parser.add_argument("part", nargs="?", choices=[*PARTS, "all"], default="read", help="what to measure")
     parser.add_argument("--rounds", type=int, help="how often; the tables show medians [default: 3]")
     parser.add_argument("--size", type=size, help="the large object [default: 1GiB]")
-    parser.add_argument("--quick", action="store_true", help="1 round with 256MiB, unless said otherwise")
+    parser.add_argument("--quick", action="store_true",
+                        help="1 round with 256MiB, unless said otherwise, and 200 small files")
     parser.add_argument("--json", metavar="FILE", help="write all samples, medians and the machine to this file")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,...",
                         help="these contenders only")
@@ -122,6 +138,7 @@ def parse():
     parser.add_argument("--rclone", required=True, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)
+    options.small_files = SMALL_FILES_QUICK if options.quick else SMALL_FILES
     options.size = options.size or (256 << 20 if options.quick else 1 << 30)
     options.parts = list(PARTS) if options.part == "all" else [options.part]
     if options.rounds < 1 or options.size < 64 << 20:
@@ -140,8 +157,10 @@ def introduce(header):
     machine = header["machine"]
     print(f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_bytes'] >> 30} GiB, "
           f"Linux {machine['kernel']}, {machine['filesystem']}, load {machine['load_before'][0]:.1f}")
-    for name, contender in header["contenders"].items():
-        print(f"{name + ':':<16}{contender['version']}")
+    versions = {name: contender["version"] for those in header["contenders"].values()
+                for name, contender in those.items()}
+    for name, version_line in versions.items():
+        print(f"{name + ':':<16}{version_line}")
     print(f"{header['size_bytes'] >> 20} MiB, {header['rounds']} rounds")
 
 

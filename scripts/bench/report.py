@@ -6,10 +6,12 @@ from pathlib import Path
 
 from stage import MIB_PER_S, OPS_PER_S
 
-OURS = ("tetherfs", "no-passthru")
-CEILINGS = ("curl", "local")
+OURS = ("tetherfs", "no-passthru", "background")
+CEILINGS = ("curl", "local", "direct")
+# Of these, those that make requests.
+CLIENTS = ("curl", "direct")
 TITLE_WIDTH = 36
-CELL_WIDTH = 13
+CELL_WIDTH = 14
 # fio's own start and the kernel's writing back are counted as others too.
 QUIET = 0.25
 CPU_UNITS = {MIB_PER_S: "s/GiB", OPS_PER_S: "us/op"}
@@ -19,15 +21,17 @@ class Report:
     """All samples of a run."""
 
     def __init__(self, players, samples):
-        self._contenders = [player for player in players if player not in CEILINGS]
+        self._players = players
         self._samples = samples
 
     def print(self, name, rows):
         """The tables of one part: figures, what they cost, failures."""
         self._figures(name, rows)
-        measured = [row for row in rows if not row.like]
-        self._costs("CPU of daemon and reader", measured, lambda row: CPU_UNITS.get(row.unit, "s"), self._cpu)
-        self._costs("requests, and MiB fetched", measured, lambda row: "", self._requests)
+        measured = [row for row in rows if row.costs and not row.like]
+        self._costs("CPU of daemon and program", measured, lambda row: CPU_UNITS.get(row.unit, "s"), self._cpu)
+        self._costs("CPU of the daemon alone", measured, lambda row: "s", self._daemon_cpu)
+        self._costs("requests", measured, lambda row: "", self._requests)
+        self._costs("sent / fetched", measured, lambda row: "MiB", self._bytes)
         self._costs("peak memory of the daemon", measured, lambda row: "MiB", self._memory)
         self._failures(rows)
 
@@ -41,8 +45,8 @@ class Report:
         rows = [
             {"part": part, "row": row.name, "title": row.title.strip(), "unit": row.unit, "like": row.like,
              "ceiling": {"player": row.ceiling, "median": self._ceiling(row)},
-             "medians": {contender: self._median(row, contender) for contender in self._contenders},
-             "of_ceiling": {contender: self._of_ceiling(row, contender) for contender in self._contenders},
+             "medians": {contender: self._median(row, contender) for contender in self._contenders(rows)},
+             "of_ceiling": {contender: self._of_ceiling(row, contender) for contender in self._contenders(rows)},
              "tetherfs_to_best_peer": self._lead(row)}
             for part, rows in parts.items() for row in rows
         ]
@@ -54,9 +58,10 @@ class Report:
 
     def _figures(self, name, rows):
         print()
-        print_line(f"{name} (median, share of ceiling)", "", ["ceiling", *self._contenders, "lead"])
+        contenders = self._contenders(rows)
+        print_line(f"{name} (median, share of ceiling)", "", ["ceiling", *contenders, "lead"])
         for row in rows:
-            cells = [self._cell(row, contender) for contender in self._contenders]
+            cells = [self._cell(row, contender) for contender in contenders]
             ceiling = f"{row.ceiling} {number(self._ceiling(row)):>6}"
             lead = self._lead(row)
             print_line(row.title, row.unit, [ceiling, *cells, f"{lead:.2f}" if lead else "-"])
@@ -72,12 +77,13 @@ class Report:
 
     def _costs(self, title, rows, unit, cell):
         print()
-        players = [*self._contenders, "curl"]
+        players = [*self._contenders(rows), *dict.fromkeys(row.ceiling for row in rows if row.ceiling in CLIENTS)]
         print_line(title, "", players)
         for row in rows:
             good = {player: [sample for sample in self._of(row.name, player) if sample.figure is not None]
                     for player in players}
-            print_line(row.title, unit(row), [cell(good[player]) if good[player] else "-" for player in players])
+            cells = [cell(good[player]) if good[player] else "-" for player in players]
+            print_line(row.work or row.title, unit(row), cells)
 
     @staticmethod
     def _cpu(samples):
@@ -85,9 +91,18 @@ class Report:
 
     @staticmethod
     def _requests(samples):
-        requests = statistics.median(sum(sample.requests.values()) for sample in samples)
+        return f"{statistics.median(sum(sample.requests.values()) for sample in samples):.0f}"
+
+    @staticmethod
+    def _bytes(samples):
+        sent = statistics.median(sample.sent_bytes for sample in samples)
         fetched = statistics.median(sample.fetched_bytes for sample in samples)
-        return f"{requests:.0f} {fetched / (1 << 20):>6.0f}"
+        return f"{number(sent / (1 << 20))}/{number(fetched / (1 << 20)):>5}"
+
+    @staticmethod
+    def _daemon_cpu(samples):
+        seconds = [sample.daemon_cpu_s for sample in samples if sample.daemon_cpu_s is not None]
+        return number(statistics.median(seconds)) if seconds else "-"
 
     @staticmethod
     def _memory(samples):
@@ -95,7 +110,7 @@ class Report:
         return f"{peak / (1 << 20):.0f}" if peak else "-"
 
     def _failures(self, rows):
-        titles = {row.name: row.title.strip() for row in rows}
+        titles = {row.name: row.work or row.title.strip() for row in rows}
         failures = {}
         for sample in self._samples:
             if sample.error and sample.row in titles:
@@ -104,6 +119,12 @@ class Report:
             print(f"{player} failed {len(where)} times ({'; '.join(dict.fromkeys(where))}): {error}")
 
     # --- figures ---
+
+    def _contenders(self, rows):
+        """Those that played in a part."""
+        names = {row.name for row in rows}
+        seen = {sample.contender for sample in self._samples if sample.row in names}
+        return [player for player in self._players if player in seen and player not in CEILINGS]
 
     def _of(self, row_name, player):
         return [sample for sample in self._samples if (sample.row, sample.contender) == (row_name, player)]
@@ -124,7 +145,7 @@ class Report:
         return ratio(row, self._median(row, contender), self._ceiling(row))
 
     def _lead(self, row):
-        peers = [self._median(row, contender) for contender in self._contenders if contender not in OURS]
+        peers = [self._median(row, player) for player in self._players if player not in (*OURS, *CEILINGS)]
         peers = [figure for figure in peers if figure]
         best = (max if row.more_is_better else min)(peers, default=None)
         return ratio(row, self._median(row, OURS[0]), best)

@@ -1,10 +1,17 @@
-"""The server that all contenders read from, the data in it, and curl: the ceiling of every download."""
+"""The server that all contenders read and write, the data in it, and curl: the ceiling of every transfer."""
 
+import hashlib
+import hmac
+import http.client
 import json
 import os
 import re
+import socket
+import threading
 import time
+import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +28,11 @@ CURL_TIMEOUT_S = 300
 # The fastest of 4, 8 and 16 MiB with 2, 4, 8 and 16 at once.
 RANGE_BYTES = 8 << 20
 RANGES_AT_ONCE = 8
+PARTS_AT_ONCE = 8
+ASK_TIMEOUT_S = 60
+# How often the bucket is looked at for something that is to appear there.
+POLL_S = 0.01
+LISTED = re.compile(r"<Contents>.*?<Key>([^<]*)</Key>.*?</Contents>", re.DOTALL)
 
 
 class Server:
@@ -33,6 +45,8 @@ class Server:
             log=work / "server.log",
         )
         self._config = work / "curl.config"
+        self._local = threading.local()
+        self._looks = self._looked_bytes = 0
         self.endpoint = self._wait_for_address(work / "server.log")
 
     def _wait_for_address(self, log):
@@ -53,11 +67,17 @@ class Server:
 
     def reset_counts(self):
         self._admin("POST", "requests/reset")
+        self._looks = self._looked_bytes = 0
 
     def counts(self):
-        """Requests by operation, and bytes sent, since `reset_counts`."""
+        """Requests by operation, bytes that clients sent and that they fetched, since `reset_counts`; without our looks."""
         counts = json.loads(self._admin("GET", "requests"))["counts"]
-        return {name: count["requests"] for name, count in counts.items()}, sum(c["sent"] for c in counts.values())
+        requests = {name: count["requests"] for name, count in counts.items()}
+        fetched = sum(count["sent"] for count in counts.values())
+        if self._looks:
+            requests["ListObjectsV2"] -= self._looks
+            fetched -= self._looked_bytes
+        return requests, sum(count["received"] for count in counts.values()), fetched
 
     @contextmanager
     def latency(self, wanted):
@@ -75,6 +95,95 @@ class Server:
             f"{self.endpoint}/-/{path}", method=method, data=None if body is None else json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=ADMIN_TIMEOUT_S) as answer:
             return answer.read()
+
+    # --- what is in the bucket ---
+
+    def wait_for(self, prefix, arrived, timeout_s):
+        """Looks at the keys below a prefix until `arrived`, which gets the size and etag of each, says so."""
+        deadline = time.monotonic() + timeout_s
+        while not arrived(self.look(prefix)):
+            if time.monotonic() > deadline:
+                raise Failure(f"not in the bucket {timeout_s} s after the last close")
+            time.sleep(POLL_S)
+
+    def look(self, prefix):
+        """Size and etag of up to 1,000 keys."""
+        _, text = self.ask("GET", query=f"list-type=2&prefix={urllib.parse.quote(prefix, safe='')}")
+        self._looks += 1
+        self._looked_bytes += len(text)
+        return {found[1]: (int(inside(found[0], "Size")), inside(found[0], "ETag")) for found in LISTED.finditer(text)}
+
+    # --- signed requests of our own, for what curl cannot do or takes too much CPU for ---
+
+    def ask(self, method, key="", query="", headers=(), body=b""):
+        """Makes one request, its body bytes or a range of a file as (file, start, length); the answer's headers and
+        body."""
+        path = f"/{BUCKET}/{key}" if key else f"/{BUCKET}"
+        file = body if isinstance(body, tuple) else None
+        length = file[2] if file else len(body)
+        try:
+            connection = self._connection()
+            connection.putrequest(method, f"{path}?{query}" if query else path, skip_host=True,
+                                  skip_accept_encoding=True)
+            for name, value in {**self._signed(method, path, query, dict(headers)), "content-length": length}.items():
+                connection.putheader(name, value)
+            connection.endheaders(None if file else body)
+            if file:
+                # From the page cache to the socket: no byte is copied by us.
+                connection.sock.sendfile(file[0], file[1], length)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._local.connection = None
+            raise Failure(f"{method} {path}: {error}") from error
+        if answer.status >= 300:
+            raise Failure(f"{method} {path}: {answer.status} {text[:200].decode(errors='replace')}")
+        return answer.headers, text.decode()
+
+    def _connection(self):
+        """One a thread."""
+        if getattr(self._local, "connection", None) is None:
+            host, port = self.endpoint.removeprefix("http://").split(":")
+            connection = http.client.HTTPConnection(host, int(port), timeout=ASK_TIMEOUT_S)
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._local.connection = connection
+        return self._local.connection
+
+    def _signed(self, method, path, query, headers):
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        headers |= {"host": self.endpoint.removeprefix("http://"), "x-amz-content-sha256": "UNSIGNED-PAYLOAD",
+                    "x-amz-date": now}
+        names = ";".join(sorted(headers))
+        lines = (f"{name}:{headers[name]}" for name in sorted(headers))
+        request = "\n".join([method, path, query, *lines, "", names, "UNSIGNED-PAYLOAD"])
+        scope = f"{now[:8]}/{REGION}/s3/aws4_request"
+        key = f"AWS4{SECRET_KEY}".encode()
+        for step in scope.split("/"):
+            key = hmac.digest(key, step.encode(), "sha256")
+        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        signature = hmac.digest(key, text.encode(), "sha256").hex()
+        return headers | {"authorization": f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, "
+                                           f"SignedHeaders={names}, Signature={signature}"}
+
+    def multipart(self, key, parts):
+        """One multipart upload, `PARTS_AT_ONCE`: each part is (file, start, length), or (first, last) of the large
+        object for the server to copy."""
+        upload = inside(self.ask("POST", key, "uploads=")[1], "UploadId")
+
+        def send(number, part):
+            query = f"partNumber={number}&uploadId={upload}"
+            if len(part) == 3:
+                return self.ask("PUT", key, query, body=part)[0]["ETag"]
+            source = {"x-amz-copy-source": f"/{BUCKET}/big", "x-amz-copy-source-range": f"bytes={part[0]}-{part[1]}"}
+            return inside(self.ask("PUT", key, query, source)[1], "ETag")
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            etags = list(pool.map(send, range(1, len(parts) + 1), parts))
+        listed = "".join(f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
+                         for number, etag in enumerate(etags, 1))
+        self.ask("POST", key, f"uploadId={upload}",
+                 body=f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode())
 
     # --- requests by curl ---
 
@@ -113,6 +222,14 @@ class Curl:
         self.cpu_s = done.cpu_s
         self.first_bytes_s = [first for first, _ in times]
         self.transfers_s = sum(total for _, total in times)
+
+
+def inside(xml, name):
+    """The text of the first element of this name."""
+    found = re.search(f"<{name}>([^<]*)</{name}>", xml)
+    if not found:
+        raise Failure(f"the server answered without {name}: {xml[:200]}")
+    return found[1].replace("&quot;", '"')
 
 
 def quote(value):

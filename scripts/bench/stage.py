@@ -25,6 +25,10 @@ class Row:
     ceiling: str
     # The row that the contenders' figures are taken from, for a line with a second ceiling.
     like: str = ""
+    # Whether what it took is shown: not where another row shows the same work.
+    costs: bool = True
+    # What the costs are of, where the title alone does not say it.
+    work: str = ""
 
     @property
     def more_is_better(self):
@@ -71,7 +75,9 @@ class Sample:
     # Everybody else's meanwhile: other programs, and the kernel's writing back.
     other_cpu_s: float | None = None
     peak_memory_bytes: int | None = None
+    daemon_cpu_s: float | None = None
     requests: dict = field(default_factory=dict)
+    sent_bytes: int | None = None
     fetched_bytes: int | None = None
     error: str | None = None
 
@@ -89,12 +95,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows, and who plays what to fill them: filesystems, and the two players that measure ceilings."""
+    """Rows, and who plays what to fill them: filesystems, and the players that measure ceilings."""
 
     rows: list[Row]
     mounts: list[Scene]
     curl: list[Scene]
     local: list[Scene]
+    direct: list[Scene] = field(default_factory=list)
 
 
 class Stage:
@@ -145,6 +152,10 @@ class Stage:
 
     def measure(self, row, work):
         """Does the work, which is a function that returns `Work`, and notes the figure and what it took."""
+        self.measure_all((row,), lambda: [work()])
+
+    def measure_all(self, rows, work):
+        """Does work that has a figure for each of several rows; what it took is noted for each."""
         daemon = self._contender.daemon if self._contender else None
         self.server.reset_counts()
         if daemon:
@@ -153,14 +164,18 @@ class Stage:
         busy_before = busy_cpu_s()
         done = work()
         busy_s, server_cpu_s = busy_cpu_s() - busy_before, self.server.cpu_s() - server_before
-        cpu_s = done.cpu_s + (daemon.cpu_s() - daemon_before if daemon else 0)
-        requests, fetched = self.server.counts()
-        unit = self._rows[row].unit
-        self.samples.append(Sample(
-            row, self.player, self._round, figure=done.figure(unit), seconds=done.seconds, cpu_s=cpu_s,
-            cpu=done.cpu(unit, cpu_s), server_cpu_s=server_cpu_s, other_cpu_s=max(0, busy_s - cpu_s - server_cpu_s),
-            peak_memory_bytes=daemon.peak_memory() if daemon else None, requests=requests, fetched_bytes=fetched,
-        ))
+        daemon_cpu_s = daemon.cpu_s() - daemon_before if daemon else 0
+        requests, sent, fetched = self.server.counts()
+        for row, figure in zip(rows, done, strict=True):
+            unit, cpu_s = self._rows[row].unit, figure.cpu_s + daemon_cpu_s
+            self.samples.append(Sample(
+                row, self.player, self._round, figure=figure.figure(unit), seconds=figure.seconds, cpu_s=cpu_s,
+                cpu=figure.cpu(unit, cpu_s), server_cpu_s=server_cpu_s,
+                other_cpu_s=max(0, busy_s - cpu_s - server_cpu_s),
+                peak_memory_bytes=daemon.peak_memory() if daemon else None,
+                daemon_cpu_s=daemon_cpu_s if daemon else None, requests=requests, sent_bytes=sent,
+                fetched_bytes=fetched,
+            ))
 
     def run(self, command, timeout_s, **options):
         """`machine.run` for commands that work on the mount."""
