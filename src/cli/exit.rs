@@ -118,7 +118,7 @@ impl From<mount::Error> for Failure {
             mount::Error::Lease(crate::durable::LeaseError::Held { .. }) | mount::Error::Control(_) => {
                 Exit::StateInUse
             }
-            mount::Error::Store(OpenError::Options(_)) => Exit::Usage,
+            mount::Error::OtherVolume { .. } | mount::Error::Store(OpenError::Options(_)) => Exit::Usage,
             mount::Error::Store(OpenError::Credentials(_) | OpenError::Store { .. }) => Exit::Store,
             mount::Error::Lease(crate::durable::LeaseError::Io { .. })
             | mount::Error::Directory { .. }

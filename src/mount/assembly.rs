@@ -40,6 +40,9 @@ pub struct Assembly {
 pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     make_private("state", &config.state_directory)?;
     let lease = Lease::acquire(&config.state_directory)?;
+    if let Some(url) = VolumeNote::of_another(config) {
+        return Err(Error::OtherVolume { path: config.state_directory.clone(), url });
+    }
     let metrics = Arc::new(Metrics::default());
     let note = ServerNote::of(&config.state_directory);
     let visit = note.visit(&config.write.directory);

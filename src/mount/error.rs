@@ -26,6 +26,14 @@ pub enum Error {
     /// The state directory is in use, or cannot be used.
     #[error(transparent)]
     Lease(#[from] crate::durable::LeaseError),
+    /// The state directory belongs to another volume.
+    #[error("the state directory {} is of {url}, and what waits there must go nowhere else", path.display())]
+    OtherVolume {
+        /// Where it is.
+        path: PathBuf,
+        /// That volume.
+        url: String,
+    },
     /// The volume.
     #[error(transparent)]
     Store(#[from] crate::store::OpenError),
@@ -58,6 +66,10 @@ impl Error {
             Error::Write(crate::write::Error::Staging { errno, .. }) if is_full(*errno) => {
                 Some("make room on the disk of the state directory; nothing was changed".to_owned())
             }
+            Error::OtherVolume { path, .. } => Some(format!(
+                "choose another with --state-dir; or see with `tetherfs fsck {}` that nothing waits there, and remove it",
+                path.display()
+            )),
             Error::Write(_) => {
                 Some("nothing was changed; the log says more with --log-level debug".to_owned())
             }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::support::{Ran, Rig, pattern};
+use crate::support::{Ran, Rig, pattern, wait_for};
 
 /// Tries to mount in the background with these arguments; must fail and leave nothing mounted.
 fn refused(rig: &Rig, arguments: &[&str]) -> Ran {
@@ -105,6 +106,29 @@ fn one_mount_a_state_directory() {
     says(&ran, &["in use", "state-dir"]);
     fs::write(rig.path("f"), "still serving").unwrap();
     assert_eq!(rig.bucket.get("f").unwrap(), b"still serving");
+    rig.unmount();
+}
+
+#[test]
+fn what_waits_for_one_volume_does_not_go_into_another() {
+    use tetherfs::bucket::{Action, Operation, Rule};
+    let mut rig = Rig::new();
+    let state = format!("--state-dir={}", rig.home().join("state-of-one").display());
+    rig.mount(&["--commit=background", &state]);
+    let unavailable = Action::Status { code: 503, error: None, retry_after_s: None };
+    rig.bucket.faults().add(Rule::on(Operation::PutObject, unavailable));
+    fs::write(rig.path("waits"), "for the bucket").unwrap();
+    rig.kill();
+    rig.bucket.faults().clear();
+    let mountpoint = rig.mountpoint().to_str().unwrap().to_owned();
+    let endpoint = format!("--endpoint={}", rig.bucket.endpoint());
+    for other in ["s3://test-bucket/below", "s3://another"] {
+        let ran = refused(&rig, &[other, &mountpoint, &endpoint, &state]);
+        says(&ran, &["is of s3://test-bucket", "--state-dir", "tetherfs fsck"]);
+    }
+    assert_eq!(rig.bucket.all_keys(), [""; 0]);
+    rig.mount_again();
+    wait_for("it is in its bucket", Duration::from_secs(10), || rig.bucket.find("waits").is_some());
     rig.unmount();
 }
 

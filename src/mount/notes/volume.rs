@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::durable::write_atomic;
-use crate::store::Capabilities;
+use crate::store::{Capabilities, Location};
 
 /// The note's name in a state directory.
 const NOTE: &str = "volume.json";
@@ -53,6 +53,14 @@ impl VolumeNote {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The volume that a state directory is of, where that is another one: what waits there must not go into this one.
+    /// A server may have moved, so its address does not count.
+    pub fn of_another(config: &Config) -> Option<String> {
+        let note = VolumeNote::read(&config.state_directory).ok().flatten()?;
+        let location = note.url.parse::<Location>();
+        location.is_ok_and(|location| location != config.location).then_some(note.url)
     }
 
     /// Writes it, unless it is there. Nothing that a mount promises depends on it.
