@@ -7,6 +7,7 @@
 //!
 //! Of pages that lie behind only the names are kept. Who goes back to one has it asked for again.
 
+mod denial;
 mod fetch;
 mod neighbours;
 

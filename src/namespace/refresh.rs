@@ -141,6 +141,9 @@ impl Namespace {
                 Answer::Unknown => {}
             }
         }
+        if let Some(tree) = self.denied_by_listing(parent, name, now).await? {
+            return Ok((tree, None));
+        }
         self.refresh(parent, name, now).await
     }
 

@@ -217,6 +217,39 @@ async fn a_new_directory_is_known_to_be_empty() {
 }
 
 #[tokio::test]
+async fn filling_a_directory_lists_it_once_in_a_while_and_asks_for_no_name() {
+    let world = World::with(&[]).await;
+    let d = world.mkdir(Ino::ROOT, "d", 0).await.unwrap();
+    world.requests();
+    for secs in 0..40 {
+        let name = format!("{secs:02}");
+        assert!(matches!(world.lookup(d.ino, &name, secs).await, Err(Error::NotFound)));
+        world.create(d.ino, &name, secs).await.unwrap();
+    }
+    assert_eq!(world.requests(), (0, 3, 0), "once when the answer before is 10 s old");
+    // What others made meanwhile is there all the same, with its metadata.
+    world.put_with("d/theirs", Attributes { mode: Some(0o600), ..Attributes::default() }).await;
+    assert_eq!(world.lookup(d.ino, "theirs", 45).await.unwrap().mode, 0o600);
+    assert_eq!(world.requests(), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_directory_of_more_than_a_page_is_not_listed_for_a_name() {
+    let world = World::with(&[]).await;
+    let d = world.mkdir(Ino::ROOT, "d", 0).await.unwrap();
+    for number in 0..1100 {
+        world.put(&format!("d/{number:04}")).await;
+    }
+    world.requests();
+    assert!(matches!(world.lookup(d.ino, "x", 10).await, Err(Error::NotFound)));
+    assert_eq!(world.requests(), (1, 2, 0), "its first page, as it was short before");
+    for (name, secs) in [("x", 20), ("y", 20), ("z", 30)] {
+        assert!(matches!(world.lookup(d.ino, name, secs).await, Err(Error::NotFound)));
+        assert_eq!(world.requests(), (1, 1, 0));
+    }
+}
+
+#[tokio::test]
 async fn removing_all_of_a_directory_asks_once_whether_it_stays() {
     let world = World::with(&["d/a", "d/b", "d/c"]).await;
     let d = world.lookup(Ino::ROOT, "d", 0).await.unwrap();

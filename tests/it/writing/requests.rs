@@ -4,7 +4,8 @@ use std::fs::{self, File, Permissions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use tetherfs::bucket::Operation;
 
@@ -191,6 +192,28 @@ fn cutting_and_growing_a_large_object_sends_only_the_zeros() {
     fs::rename(rig.path("large"), rig.path("moved")).unwrap();
     expect_cost("renamed", &rig, "CopyObject 1, DeleteObject 1", 0, 0);
     expect_object(&rig, "moved", &content);
+}
+
+#[test]
+fn filling_a_directory_for_longer_than_names_are_believed_asks_for_none_of_them() {
+    let ttl = Duration::from_millis(200);
+    let rig = Rig::mounted(&["--metadata-ttl=200ms"]);
+    fs::create_dir(rig.path("new")).unwrap();
+    rig.bucket.requests().reset();
+    let start = Instant::now();
+    for number in 0..100_u64 {
+        fs::write(rig.path(&format!("new/{number:02}")), pattern(number, 100)).unwrap();
+        sleep(Duration::from_millis(10));
+    }
+    // The directory itself, and what is in it.
+    let lists_max = 2 * (start.elapsed().div_duration_f64(ttl) as u64 + 1);
+    let asked = rig.bucket.asked();
+    assert_eq!(rig.bucket.count(Operation::PutObject), 100, "{asked:?}");
+    // Of the directory's own object.
+    assert!(asked.heads <= 1 && asked.lists <= lists_max, "{asked:?}, not more than {lists_max} listings");
+    for number in 0..100_u64 {
+        expect_object(&rig, &format!("new/{number:02}"), &pattern(number, 100));
+    }
 }
 
 #[test]
