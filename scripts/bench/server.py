@@ -70,7 +70,7 @@ class Server:
         self._looks = self._looked_bytes = 0
 
     def counts(self):
-        """Requests by operation, bytes that clients sent and that they fetched, since `reset_counts`; without our looks."""
+        """Requests by operation, bytes that clients sent, bytes that they fetched, since the reset; no looks."""
         counts = json.loads(self._admin("GET", "requests"))["counts"]
         requests = {name: count["requests"] for name, count in counts.items()}
         fetched = sum(count["sent"] for count in counts.values())
