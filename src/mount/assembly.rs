@@ -14,11 +14,12 @@ use crate::fs::{self, FileSystem};
 use crate::fuse::Session;
 use crate::mount::Error;
 use crate::mount::life::Rooms;
-use crate::mount::notes::{ServerNote, VolumeNote};
+use crate::mount::notes::{MetadataNote, ServerNote, VolumeNote};
 use crate::namespace::Namespace;
 use crate::observe::{Metrics, task};
 use crate::read::Reader;
-use crate::store::{self, Opened, Reach};
+use crate::store::wrap::RememberStore;
+use crate::store::{self, ObjectStore, Opened, Reach};
 use crate::write::Writer;
 
 /// Everything that a mount consists of, the control socket excepted.
@@ -50,6 +51,8 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
         store::open(&config.location, &config.store, visit, Arc::clone(&metrics)).await?;
     note.keep(facts);
     VolumeNote::of(config, store.capabilities()).keep(&config.state_directory);
+    let metadata = MetadataNote::open(&config.state_directory);
+    let store: Arc<dyn ObjectStore> = Arc::new(RememberStore::new(store, metadata));
     let cache = open_cache(config, store.volume(), &metrics)?;
     let reader = Reader::new(Arc::clone(&store), cache, config.read.clone(), Arc::clone(&metrics));
     let base = fs::base_source(Arc::clone(&reader));

@@ -205,10 +205,58 @@ fn a_script_can_be_run_right_after_it_was_listed() {
     fs::write(rig.path("x.sh"), "#!/bin/sh\necho ran\n").unwrap();
     fs::set_permissions(rig.path("x.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     rig.unmount();
+    // Where nothing is remembered of it.
+    let states = fs::read_dir(rig.home().join(".local/state/tetherfs")).unwrap();
+    states.for_each(|state| fs::remove_dir_all(state.unwrap().path().join("metadata")).unwrap());
     rig.mount_again();
     rig.bucket.requests().reset();
     let line = format!("ls -l {0} > /dev/null; {0}/x.sh", rig.mountpoint().display());
     let ran = Command::new("sh").arg("-c").arg(line).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&ran.stdout), "ran\n", "{}", String::from_utf8_lossy(&ran.stderr));
     assert_eq!(rig.bucket.requests().count(Operation::HeadObject).requests, 1);
+}
+
+#[test]
+fn what_objects_carry_is_shown_after_a_remount_without_asking_for_each() {
+    let mut rig = Rig::mounted(&[]);
+    for number in 0..20 {
+        let path = rig.path(&format!("f{number}"));
+        fs::write(&path, "content").unwrap();
+        set_mode(&path, 0o700 + number);
+        set_mtime(&path, 1_000_000 + i64::from(number), 5);
+    }
+    std::os::unix::fs::symlink("f3", rig.path("link")).unwrap();
+    fs::write(rig.path("large"), pattern(1, 20 * MIB)).unwrap();
+    set_mode(&rig.path("large"), 0o711);
+    settled(&rig);
+    let check = |rig: &Rig| {
+        rig.bucket.requests().reset();
+        let entries = fs::read_dir(rig.mountpoint()).unwrap().map(|entry| entry.unwrap());
+        let seen: std::collections::BTreeMap<String, fs::Metadata> = entries
+            .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap()))
+            .collect();
+        for number in 0..20 {
+            let found = &seen[&format!("f{number}")];
+            assert_eq!(found.mode() & 0o777, 0o700 + number);
+            assert_eq!((found.mtime(), found.mtime_nsec()), (1_000_000 + i64::from(number), 5));
+        }
+        assert!(seen["link"].file_type().is_symlink());
+        assert_eq!(seen["large"].mode() & 0o777, 0o711);
+        assert_eq!(rig.bucket.requests().count(Operation::HeadObject).requests, 0);
+    };
+    rig.unmount();
+    rig.mount_again();
+    check(&rig);
+    rig.kill();
+    rig.mount_again();
+    check(&rig);
+    // What others put there is theirs.
+    rig.kill();
+    rig.bucket.put("f7", b"content");
+    rig.bucket.put("link", b"f3");
+    rig.mount_again();
+    let (file, link) = (rig.path("f7"), rig.path("link"));
+    assert_ne!(fs::symlink_metadata(&file).unwrap().mode() & 0o777, 0o707);
+    assert!(fs::symlink_metadata(&link).unwrap().is_file());
+    assert_eq!(fs::read(&file).unwrap(), b"content");
 }

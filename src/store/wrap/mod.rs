@@ -1,11 +1,12 @@
 //! Stores around a store, one duty each.
 //!
-//! From the outside in: [`RetryStore`] (so that a wait holds no permit), [`LimitStore`], [`MeterStore`] (so that every
+//! From the outside in: [`RememberStore`] (which a mount adds), [`RetryStore`] (so that a wait holds no permit), [`LimitStore`], [`MeterStore`] (so that every
 //! request sent is counted), and in tests [`FaultStore`] next to the back end.
 
 mod fault;
 mod limit;
 mod meter;
+mod remember;
 mod retry;
 
 #[cfg(test)]
@@ -14,4 +15,5 @@ mod tests;
 pub use fault::{Action, Call, FaultStore, KeyPattern, Rule, When};
 pub use limit::{LimitStore, Limits};
 pub use meter::MeterStore;
+pub use remember::{MetadataMemory, RememberStore};
 pub use retry::{RetryListener, RetryOptions, RetryStore, listening_to_retries, without_retries};
