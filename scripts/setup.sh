@@ -60,6 +60,8 @@ need_servers() {
     need_rclone
     # For tests of a cache disk that fails.
     need_commands mkfs.ext4=e2fsprogs chattr=e2fsprogs
+    # Programs that are run on a mount.
+    need_commands git=git rsync=rsync make=make gcc=gcc
     if [[ $("$TOOLS/bin/garage" --version 2>/dev/null) != *"$GARAGE_VERSION"* ]]; then
         say "Building garage $GARAGE_VERSION into $TOOLS (some minutes, once)"
         need_commands pkg-config=pkg-config

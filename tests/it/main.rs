@@ -28,6 +28,7 @@ mod names;
 mod names_odd;
 mod operator;
 mod passthrough;
+mod programs;
 mod ranges;
 mod reading;
 mod recovery;
