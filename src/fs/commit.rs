@@ -101,7 +101,8 @@ impl FileSystem {
         if let Err(why) = self.namespace.renew(state.ino) {
             log::debug!("Inode {} has no name to give away: {why}", state.ino);
         }
-        self.let_go(state);
+        // An inode that the kernel has not met may have been given the same number again: it is not this file.
+        self.files.retire(state.ino, Name::Lost);
         if let Some(invalidator) = self.invalidator.get() {
             invalidator.attributes_changed(state.ino);
         }
