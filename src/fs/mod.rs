@@ -273,19 +273,23 @@ impl FileSystem {
 
     /// Gives an interrupted or stuck upload and its data up, at the user's word.
     pub async fn discard(&self, session: SessionId) -> Result<()> {
-        let key = self.writer.sessions().into_iter().find(|s| s.session == session).map(|s| s.key);
+        // By the file, for the upload may have had another key by now: that of a conflict copy.
+        let file = self.writer.file(session);
+        let is_it = |state: &Arc<file::FileState>| {
+            file.as_ref().is_some_and(|file| state.local().is_some_and(|local| Arc::ptr_eq(&local, file)))
+        };
+        let shown = self.files.all().into_iter().find(is_it);
         self.writer.discard(session).await?;
-        let state = match key {
-            _ if self.files.is_stray(session) => {
-                let ino = self.files.stray(session);
-                self.files.forget_stray(session);
-                ino.and_then(|ino| self.files.get(ino))
-            }
-            Some(key) => {
-                let state = self.files.by_key(&key);
-                state.inspect(|state| self.give_up_local(state, &key))
-            }
-            None => None,
+        let state = if self.files.is_stray(session) {
+            let ino = self.files.stray(session);
+            self.files.forget_stray(session);
+            ino.and_then(|ino| self.files.get(ino))
+        } else {
+            shown.inspect(|state| {
+                if let Ok(key) = self.namespace.key(state.ino) {
+                    self.give_up_local(state, &key);
+                }
+            })
         };
         if let Some(state) = state {
             // Handles that are open go on with what the file was before.

@@ -331,6 +331,11 @@ impl Writer {
         status::statuses(&self.context, mark)
     }
 
+    /// The file of a session that is not in the bucket yet, while it is known here.
+    pub fn file(&self, session: SessionId) -> Option<Arc<WriteFile>> {
+        self.context.file(status::file_of(&self.context, session)?)
+    }
+
     /// A session that comes after everything sealed so far, and before everything that is sealed later.
     pub fn mark(&self) -> SessionId {
         self.context.book.next_session()

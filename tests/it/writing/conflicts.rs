@@ -185,3 +185,23 @@ fn every_way_meets_another_version_after_a_kill() {
         }
     }
 }
+
+#[test]
+fn a_change_whose_old_bytes_are_gone_is_kept_until_the_user_says_otherwise() {
+    let mut rig = mounted("keep-both", &[]);
+    rig.bucket.put_quietly(KEY, &pattern(8, 300_000));
+    let file = open(&rig, KEY);
+    file.write_all_at(b"ours", 1000).unwrap();
+    rig.bucket.put_quietly(KEY, THEIRS);
+    assert_eq!(errno(close(file)), libc::ESTALE);
+    expect_object(&rig, KEY, THEIRS);
+    assert_eq!(rig.bucket.all_keys(), [KEY]);
+    rig.kill();
+    rig.mount_again();
+    wait_for("it is shown as stuck", LIMIT, || rig.status()["sessions"][0]["state"] == "stuck");
+    let id = format!("{:016x}", rig.status()["sessions"][0]["session"].as_u64().unwrap());
+    let ran = rig.tetherfs(&["uploads", "discard", "--yes", &id]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    wait_for("the name shows theirs", LIMIT, || fs::read(rig.path(KEY)).is_ok_and(|seen| seen == THEIRS));
+    rig.unmount();
+}
