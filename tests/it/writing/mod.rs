@@ -4,6 +4,7 @@
 //! Written from what users are promised, not from how it is done: errors are what a program gets, objects what the bucket
 //! has, requests and bytes are counted at the server.
 
+mod conflicts;
 mod disk;
 mod faults;
 mod foreign;
