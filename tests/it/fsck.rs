@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +14,7 @@ use crate::support::{BUCKET, Rig, pattern, run, sha256, wait_for};
 
 const MIB: usize = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
+const PART_DELAY: Duration = Duration::from_millis(200);
 
 /// The only state directory below the rig's home.
 fn state_directory(rig: &Rig) -> PathBuf {
@@ -128,7 +130,7 @@ fn a_clean_directory_is_told_so_and_a_mounted_one_is_left_alone() {
 fn an_upload_that_is_half_there_is_told_and_goes_on_just_so() {
     let mut rig = Rig::mounted(&["--part-size=5M"]);
     let bytes = pattern(1, 60 * MIB);
-    rig.bucket.faults().add(Rule::on(Operation::UploadPart, Action::Delay { ms: 200 }));
+    rig.bucket.faults().add(Rule::on(Operation::UploadPart, Action::Delay { ms: PART_DELAY.as_millis() as u64 }));
     let mut cp = copy_in(&rig, &bytes, "big");
     wait_for("half of the parts are stored", LIMIT, || {
         rig.bucket.done(Operation::UploadPart, "big") >= 6
@@ -137,6 +139,13 @@ fn an_upload_that_is_half_there_is_told_and_goes_on_just_so() {
     rig.kill();
     cp.wait().unwrap();
     rig.bucket.faults().clear();
+    // What the dead one had sent whole is stored a moment later.
+    let mut stored = None;
+    wait_for("nothing more of it arrives", LIMIT, || {
+        thread::sleep(2 * PART_DELAY);
+        let before = stored.replace(rig.bucket.done(Operation::UploadPart, "big"));
+        before == stored
+    });
     rig.bucket.requests().reset();
 
     let checked = fsck(&rig, 0, &[]);

@@ -32,9 +32,6 @@ enum Source {
     InPlace,
 }
 
-/// Attempts of a program to open a file to be written.
-const WRITE_OPENS_MAX: u32 = 3;
-
 /// A file under test.
 #[derive(Debug)]
 struct Subject {
@@ -50,20 +47,6 @@ struct Subject {
 }
 
 impl Subject {
-    /// Opens it to be written, emptied or not. Now and then the kernel reads it by itself for readers who came in between,
-    /// also when it has looked the name up anew, which it does once: then it is for the program to try again.
-    fn open_to_write(&self, is_emptied: bool) -> io::Result<File> {
-        for _ in 0..WRITE_OPENS_MAX {
-            match OpenOptions::new().write(true).create(is_emptied).truncate(is_emptied).open(&self.path) {
-                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                    eprintln!("{self:?} cannot be opened to be written just now");
-                }
-                opened => return opened,
-            }
-        }
-        Err(io::ErrorKind::StaleNetworkFileHandle.into())
-    }
-
     fn blocks(&self, version: u64) -> u64 {
         match self.source {
             Source::InPlace => BLOCKS_MAX,
@@ -167,7 +150,7 @@ impl Field {
     fn write_one(&self, subject: &Subject, version: u64) -> io::Result<()> {
         let bytes = subject.content(version);
         match subject.source {
-            Source::Turns if version.is_multiple_of(2) => subject.open_to_write(true)?.write_all(&bytes),
+            Source::Turns if version.is_multiple_of(2) => File::create(&subject.path)?.write_all(&bytes),
             Source::Bucket | Source::Turns => {
                 let key = subject.path.file_name().unwrap().to_str().unwrap();
                 self.rig.bucket.put_quietly(key, &bytes);
@@ -178,8 +161,8 @@ impl Field {
                 fs::write(&new, &bytes)?;
                 fs::rename(new, &subject.path)
             }
-            Source::Truncate => subject.open_to_write(true)?.write_all(&bytes),
-            Source::InPlace => subject.open_to_write(false)?.write_all_at(&bytes, 0),
+            Source::Truncate => File::create(&subject.path)?.write_all(&bytes),
+            Source::InPlace => OpenOptions::new().write(true).open(&subject.path)?.write_all_at(&bytes, 0),
         }
     }
 

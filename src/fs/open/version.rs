@@ -113,9 +113,7 @@ impl FileSystem {
             let (id, pin) = self.namespace.pin_version(state.ino, now).await?;
             (RemoteFile { id, attributes: None }, pin)
         };
-        // Who empties it has the kernel forget the length.
-        let keeps_length = mode != OpenMode::Truncate;
-        if keeps_length && self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
+        if self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
             return Err(Error::Superseded);
         }
         let _name_stays = self.switching.read().unwrap_or_else(PoisonError::into_inner);
