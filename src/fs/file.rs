@@ -10,8 +10,8 @@ use crate::read::ReadStream;
 use crate::types::{Attributes, Ino, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::WriteFile;
 
-/// How long an inode made for a program that could not open the old one is kept for it. It is about to open it; a reader
-/// that comes first must not make it unfit again.
+/// How long a name is kept for a program that could not open the inode it had. It is about to open the new one, or one
+/// that comes after that; a reader that comes first must not make it unfit again.
 const RESERVED_FOR: Duration = Duration::from_secs(1);
 
 /// Most uploads remembered that are not about the file that has their name. There is one for each conflict, for a moment.
@@ -255,8 +255,8 @@ struct Table {
     by_ino: HashMap<Ino, Slot>,
     /// Where the news about an upload goes.
     local_by_key: HashMap<Key, Ino>,
-    /// Inodes that a writer is about to open, and since when.
-    reserved: HashMap<Ino, Instant>,
+    /// Names that a writer is about to open, and since when.
+    reserved: HashMap<Key, Instant>,
 }
 
 #[derive(Debug)]
@@ -359,16 +359,16 @@ impl Files {
         self.lock().by_ino.get(&ino).is_some_and(|slot| slot.opens > 0)
     }
 
-    /// Keeps an inode from being passed through for a moment, so that a writer can open it.
-    pub(crate) fn reserve(&self, ino: Ino, now: Instant) {
+    /// Keeps what has a name from being passed through for a moment, so that a writer can open it.
+    pub(crate) fn reserve(&self, key: Key, now: Instant) {
         let mut table = self.lock();
         table.reserved.retain(|_, since| now.duration_since(*since) < RESERVED_FOR);
-        table.reserved.insert(ino, now);
+        table.reserved.insert(key, now);
     }
 
-    /// Whether a writer is about to open the inode.
-    pub(crate) fn is_reserved(&self, ino: Ino, now: Instant) -> bool {
-        self.lock().reserved.get(&ino).is_some_and(|since| now.duration_since(*since) < RESERVED_FOR)
+    /// Whether a writer is about to open the name.
+    pub(crate) fn is_reserved(&self, key: &Key, now: Instant) -> bool {
+        self.lock().reserved.get(key).is_some_and(|since| now.duration_since(*since) < RESERVED_FOR)
     }
 
     /// News of this upload are not about the file that has its name, but about this one, if any.

@@ -53,11 +53,27 @@ impl FileSystem {
         if mode == OpenMode::Read || !state.content().kernel.is_passthrough() {
             return Ok(());
         }
-        match self.namespace.renew(state.ino) {
-            Ok(renewed) => self.files.reserve(renewed, Instant::now()),
-            Err(why) => log::debug!("Inode {} has no name to give away: {why}", state.ino),
+        if let Err(why) = self.namespace.renew(state.ino) {
+            log::debug!("Inode {} has no name to give away: {why}", state.ino);
         }
-        Err(Error::Superseded)
+        Err(self.sent_on(state, mode, Instant::now()))
+    }
+
+    /// Somebody is sent to look the name up again. The kernel does that once for each open: what the name has by then must
+    /// not be unfit as well, because a reader came first.
+    fn sent_on(&self, state: &FileState, mode: OpenMode, now: Instant) -> Error {
+        let key = match &state.content().source {
+            Source::Remote(object) => Some(object.id.key.clone()),
+            Source::Local(local) => Some(local.file.key()),
+            Source::Unknown => self.namespace.key(state.ino).ok(),
+        };
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::ReadDirect | OpenMode::Write | OpenMode::Truncate => {
+                key.into_iter().for_each(|key| self.files.reserve(key, now));
+            }
+        }
+        Error::Superseded
     }
 
     /// Counts a handle of the kernel and says how it reads.
@@ -113,8 +129,10 @@ impl FileSystem {
             let (id, pin) = self.namespace.pin_version(state.ino, now).await?;
             (RemoteFile { id, attributes: None }, pin)
         };
-        if self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
-            return Err(Error::Superseded);
+        // Who empties it has the kernel forget the length.
+        let keeps_length = mode != OpenMode::Truncate;
+        if keeps_length && self.namespace.is_resized(state.ino)? && self.namespace.renew(state.ino).is_ok() {
+            return Err(self.sent_on(state, mode, now));
         }
         let _name_stays = self.switching.read().unwrap_or_else(PoisonError::into_inner);
         // Pinned it is of one version, whose name may have changed since it was told.
@@ -144,7 +162,8 @@ impl FileSystem {
             OpenMode::Read | OpenMode::ReadDirect if comes_back => Ok(()),
             OpenMode::Read | OpenMode::ReadDirect | OpenMode::Write | OpenMode::Truncate => {
                 content.refused_at = Some(now);
-                Err(Error::Superseded)
+                drop(content);
+                Err(self.sent_on(state, mode, now))
             }
         }
     }
@@ -155,7 +174,8 @@ impl FileSystem {
             let content = state.content();
             content.remote().filter(|_| content.kernel.is_idle()).map(|object| object.id.clone())?
         };
-        if !self.passthrough.is_on() || self.files.is_reserved(state.ino, Instant::now()) {
+        let is_reserved = |key| self.files.is_reserved(&key, Instant::now());
+        if !self.passthrough.is_on() || self.namespace.key(state.ino).is_ok_and(is_reserved) {
             return None;
         }
         let file = self.reader.whole(&object)?;
