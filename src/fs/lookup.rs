@@ -16,8 +16,9 @@ impl FileSystem {
         Ok(self.with_local(attr))
     }
 
-    /// Attributes of an inode. The kernel asks for those of a name that it has just been shown in a listing only when it
-    /// would refuse somebody by them, so that they are to be the object's own: a listing does not say who may execute it.
+    /// Attributes of an inode. Of a name that a listing has shown the kernel asks once what it was told has run out, or at
+    /// once when it would refuse somebody by it. Then they are the object's own: a listing does not say who may execute it.
+    /// Until then a guess may also allow what the object's own mode does not; the store's keys decide who gets the bytes.
     pub async fn attr(self: Arc<Self>, ino: Ino) -> Result<Attr> {
         if self.files.get(ino).is_none() && self.namespace.is_guessed(ino)? {
             self.namespace.object(ino, Instant::now()).await?;

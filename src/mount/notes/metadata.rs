@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
@@ -28,7 +29,7 @@ pub struct MetadataNote {
     objects: Mutex<LruCache<Key, Known>>,
     /// `None` where it cannot be written: then it is remembered for this mount only.
     journal: Option<Journal>,
-    rewriting: Mutex<bool>,
+    is_rewriting: AtomicBool,
 }
 
 /// One version of an object.
@@ -69,7 +70,7 @@ impl MetadataNote {
             me: me.clone(),
             objects: Mutex::new(objects),
             journal,
-            rewriting: Mutex::new(false),
+            is_rewriting: AtomicBool::new(false),
         })
     }
 
@@ -81,12 +82,13 @@ impl MetadataNote {
         }
         if journal.bytes_since_checkpoint() > REWRITE_BYTES
             && let Some(me) = self.me.upgrade()
-            && !std::mem::replace(&mut *self.rewriting.lock().expect("no holder panics"), true)
+            && !self.is_rewriting.swap(true, Ordering::AcqRel)
         {
             task::spawn_blocking("rewrite metadata", move || me.rewrite());
         }
     }
 
+    /// What is noted between the copy of the table and the end of the old journal is lost, which costs a request later.
     fn rewrite(&self) {
         let records: Vec<Vec<u8>> = {
             let objects = self.objects.lock().expect("no holder of the lock panics");
@@ -97,7 +99,7 @@ impl MetadataNote {
         if let Some(Err(error)) = self.journal.as_ref().map(|journal| journal.checkpoint(&records)) {
             log::warn!("Modes and owners of objects cannot be noted: {error}");
         }
-        *self.rewriting.lock().expect("no holder panics") = false;
+        self.is_rewriting.store(false, Ordering::Release);
     }
 }
 

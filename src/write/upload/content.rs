@@ -1,9 +1,8 @@
 //! One sealed content of a file: which bytes are staged, which show the base through, and what changed since the last.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::types::{Attributes, ByteRange, Key, ObjectId, RangeSet, SessionId, UploadToken};
+use crate::types::{Attributes, ByteRange, Key, ObjectId, RangeSet, SessionId, Sha256, UploadToken};
 use crate::write::extents::Extent;
 use crate::write::upload::plan::Shape;
 
@@ -94,8 +93,8 @@ impl Content {
     pub fn token(&self) -> Option<UploadToken> {
         self.extents.iter().all(|extent| extent.crc.is_some()).then_some(())?;
         let text = serde_json::to_vec(self).ok()?;
-        let digest = Sha256::digest(&text);
-        let bits = digest.first_chunk().expect("a digest is longer than 128 bits");
+        let digest = Sha256::of(&text);
+        let bits = digest.0.first_chunk().expect("a digest is longer than 128 bits");
         Some(UploadToken::from_bits(u128::from_be_bytes(*bits)))
     }
 
