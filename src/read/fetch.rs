@@ -15,7 +15,7 @@ use crate::cache::CachedObject;
 use crate::observe::{Counter, task};
 use crate::read::budget::{Coming, Slot};
 use crate::read::flight::{Flight, Place};
-use crate::read::keeper::Keeper;
+use crate::read::keeper::{Keeper, TOGETHER_WITHIN};
 use crate::read::pace::{BodySample, Stopwatch};
 use crate::read::patience::{Patience, Verdict};
 use crate::read::plan::Grid;
@@ -67,6 +67,8 @@ enum Step {
     /// An answer, the checksum it tells of the whole object, and how it was asked for.
     Opened(Answer, Option<Crc64>, Asked),
     Bytes(Bytes),
+    /// Nothing has come for longer than what came before should wait to be written.
+    Quiet,
     Failed(store::Error),
 }
 
@@ -93,6 +95,9 @@ impl Fetch {
         let mut answer = None;
         while self.at < self.flight.range.end {
             let was_open = answer.is_some();
+            if !was_open {
+                self.keeper.go_on().await;
+            }
             let Some(step) = self.step_unless_unwanted(&mut answer, &patience).await else {
                 return;
             };
@@ -115,13 +120,18 @@ impl Fetch {
                     answer = Some(opened);
                     continue;
                 }
+                Step::Quiet => {
+                    let quiet = Instant::now();
+                    self.keeper.go_on().await;
+                    patience.excuse(quiet.elapsed());
+                    continue;
+                }
                 Step::Failed(error) => Some(error),
             };
             match step {
                 None => {
                     // The news that nobody is interested may have come while somebody still waited.
-                    let is_over = self.at == self.flight.range.end;
-                    if !is_over && !self.flight.is_wanted() && self.cancel() {
+                    if !self.flight.is_wanted() && self.is_worth_ending() && self.cancel() {
                         return;
                     }
                 }
@@ -170,13 +180,16 @@ impl Fetch {
         loop {
             tokio::select! {
                 biased;
-                () = self.flight.unwanted() => if self.cancel() { return None },
+                () = self.flight.unwanted() => if self.is_worth_ending() && self.cancel() { return None },
                 step = &mut step => return Some(step),
             }
         }
     }
 
     async fn is_unwanted_while(&self, wait: Duration) -> bool {
+        if !self.flight.is_wanted() && self.cancel() {
+            return true;
+        }
         let sleep = tokio::time::sleep(wait);
         tokio::pin!(sleep);
         loop {
@@ -192,7 +205,14 @@ impl Fetch {
         let now = Instant::now();
         let step = match answer {
             None => timeout(patience.left(now), self.open()).await,
-            Some(answer) => timeout(patience.left_for_bytes(now), self.next_bytes(answer)).await,
+            Some(answer) => {
+                let left = patience.left_for_bytes(now);
+                let wait = if self.keeper.is_waiting() { left.min(TOGETHER_WITHIN) } else { left };
+                match timeout(wait, self.next_bytes(answer)).await {
+                    Err(_) if wait < left => return Step::Quiet,
+                    step => step,
+                }
+            }
         };
         step.unwrap_or_else(|_| {
             Step::Failed(self.error(LATER, "the server sends nothing, or next to nothing"))
@@ -291,6 +311,12 @@ impl Fetch {
         // What has arrived can be evicted, if somebody needs the room.
         self.source.shared.freed.notify_waiters();
         self.keeper.keep(chunk, bytes).await;
+    }
+
+    /// Whether ending the fetch saves more than it costs: with a body that is cut off goes its connection, and what was on
+    /// its way has to come again when it is wanted after all.
+    fn is_worth_ending(&self) -> bool {
+        self.rest().len() > self.source.grid.chunk_bytes
     }
 
     /// Ends the fetch if nobody wants the rest any more.

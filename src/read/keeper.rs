@@ -17,7 +17,7 @@ use crate::read::flight::Place;
 /// Most chunks that wait for each other.
 const TOGETHER_MAX: usize = 4;
 /// A chunk that comes later than this after the one before does not wait for the next.
-const TOGETHER_WITHIN: Duration = Duration::from_millis(20);
+pub(crate) const TOGETHER_WITHIN: Duration = Duration::from_millis(20);
 
 /// Keeps what one fetch brings.
 pub(crate) struct Keeper {
@@ -25,7 +25,13 @@ pub(crate) struct Keeper {
     waiting: Vec<(u64, Bytes)>,
     /// When the last one came.
     came: Instant,
-    writing: Option<JoinHandle<()>>,
+    writing: Option<Writing>,
+}
+
+/// Chunks that are being written.
+struct Writing {
+    chunks: Vec<u64>,
+    task: JoinHandle<()>,
 }
 
 impl Keeper {
@@ -33,11 +39,12 @@ impl Keeper {
         Keeper { source, waiting: Vec::new(), came: Instant::now(), writing: None }
     }
 
-    /// Takes a chunk that has come, in order.
+    /// Takes a chunk that has come, in order. Its memory is in use until it is written or cannot be.
     pub(crate) async fn keep(&mut self, chunk: u64, bytes: Bytes) {
         if self.source.cached.is_none() {
             return;
         }
+        self.source.shared.table().writing(place(&self.source, chunk));
         self.waiting.push((chunk, bytes));
         let now = Instant::now();
         let is_late = now - self.came > TOGETHER_WITHIN;
@@ -47,27 +54,41 @@ impl Keeper {
         }
     }
 
-    /// Waits until all that came is kept, or cannot be.
-    pub(crate) async fn finish(&mut self) {
-        if !self.waiting.is_empty() {
+    /// Whether chunks wait for others to be written with.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Has them wait no longer.
+    pub(crate) async fn go_on(&mut self) {
+        if self.is_waiting() {
             self.write().await;
         }
+    }
+
+    /// Waits until all that came is kept, or cannot be.
+    pub(crate) async fn finish(&mut self) {
+        self.go_on().await;
         self.wait().await;
     }
 
     async fn write(&mut self) {
         self.wait().await;
         if let Some(cached) = self.source.cached.clone() {
-            let (source, chunks) = (self.source.clone(), std::mem::take(&mut self.waiting));
-            self.writing = Some(task::spawn_blocking("cache-put", move || put(&source, &cached, chunks)));
+            let (source, waiting) = (self.source.clone(), std::mem::take(&mut self.waiting));
+            let chunks = waiting.iter().map(|&(chunk, _)| chunk).collect();
+            let task = task::spawn_blocking("cache-put", move || put(&source, &cached, waiting));
+            self.writing = Some(Writing { chunks, task });
         }
     }
 
     async fn wait(&mut self) {
-        if let Some(writing) = self.writing.take()
-            && let Err(error) = writing.await
+        if let Some(Writing { chunks, task }) = self.writing.take()
+            && let Err(error) = task.await
         {
             log::debug!("Chunks were not kept: {error}");
+            let mut table = self.source.shared.table();
+            chunks.iter().for_each(|&chunk| table.not_kept(place(&self.source, chunk)));
         }
     }
 }
@@ -77,9 +98,18 @@ fn put(source: &Source, cached: &Arc<CachedObject>, chunks: Vec<(u64, Bytes)>) {
         let range = source.grid.range_of(chunk);
         cached.put(range.start, &bytes);
         drop(bytes);
-        if cached.present_within(range).contains(range) {
-            source.shared.table().kept(Place { object: source.number, chunk });
-            source.shared.freed.notify_waiters();
+        let is_kept = cached.present_within(range).contains(range);
+        {
+            let mut table = source.shared.table();
+            match is_kept {
+                true => table.kept(place(source, chunk)),
+                false => table.not_kept(place(source, chunk)),
+            }
         }
+        source.shared.freed.notify_waiters();
     }
+}
+
+fn place(source: &Source, chunk: u64) -> Place {
+    Place { object: source.number, chunk }
 }

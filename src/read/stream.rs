@@ -341,6 +341,7 @@ fn joined(mut pieces: Vec<Bytes>, len: u64) -> Bytes {
         return pieces.swap_remove(0);
     }
     let mut whole = BytesMut::with_capacity(len as usize);
-    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    // Each is let go once it is copied: the books of the memory may have it no more.
+    pieces.into_iter().for_each(|piece| whole.extend_from_slice(&piece));
     whole.freeze()
 }

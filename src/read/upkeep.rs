@@ -68,11 +68,12 @@ impl Reader {
         Ok(Warmed { wanted_bytes: sum(&wanted), kept_bytes })
     }
 
+    /// Has all of this come by. A chunk at a time: what a read has in hand is no longer in the books of the memory.
     async fn read_all(self: &Arc<Self>, object: &ObjectId, wanted: &[ByteRange]) -> Result<(), Error> {
         let stream = self.open(object.clone());
         for gap in wanted {
-            for piece in gap.split(self.shared.options.request_bytes.0.max(self.shared.chunk_bytes)) {
-                stream.read(piece).await?;
+            for chunk in gap.split(self.shared.chunk_bytes) {
+                stream.read(chunk).await?;
             }
         }
         Ok(())

@@ -130,7 +130,9 @@ fn a_clean_directory_is_told_so_and_a_mounted_one_is_left_alone() {
 fn an_upload_that_is_half_there_is_told_and_goes_on_just_so() {
     let mut rig = Rig::mounted(&["--part-size=5M"]);
     let bytes = pattern(1, 60 * MIB);
-    rig.bucket.faults().add(Rule::on(Operation::UploadPart, Action::Delay { ms: PART_DELAY.as_millis() as u64 }));
+    rig.bucket
+        .faults()
+        .add(Rule::on(Operation::UploadPart, Action::Delay { ms: PART_DELAY.as_millis() as u64 }));
     let mut cp = copy_in(&rig, &bytes, "big");
     wait_for("half of the parts are stored", LIMIT, || {
         rig.bucket.done(Operation::UploadPart, "big") >= 6

@@ -9,7 +9,8 @@
 //!
 //! A chunk in memory is *fresh* until its bytes have been read, or until the stream that wanted it has gone elsewhere;
 //! then it is *spent*. Spent chunks make room for others; fresh ones only when somebody waits, or when they are in the
-//! disk cache as well (*kept*), from where they can be read. A spent chunk that is kept leaves memory at once.
+//! disk cache as well (*kept*), from where they can be read. A spent chunk that is kept leaves memory at once. One that
+//! is being written to the cache makes no room: its memory is in use until that is over.
 //!
 //! Nothing here waits. Waiters are answered by the caller, after the table's lock.
 
@@ -69,7 +70,7 @@ pub(crate) struct Table {
     objects: HashMap<u64, Object>,
     numbered: u64,
     chunks: BTreeMap<Place, Chunk>,
-    /// Present chunks, each in one of the three, least recently touched last.
+    /// Present chunks, each in one of the three but while it is being written, least recently touched last.
     fresh: LruCache<Place, ()>,
     kept: LruCache<Place, ()>,
     spent: LruCache<Place, ()>,
@@ -104,9 +105,21 @@ struct Held {
     bytes: Bytes,
     /// Bytes that readers have taken, counted again when they are taken again.
     read_bytes: u64,
-    is_in_cache: bool,
+    is_spent: bool,
+    home: Home,
     /// Fetched ahead and not spent.
     is_ahead: bool,
+}
+
+/// Where the bytes of a chunk are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Home {
+    /// In memory alone.
+    Memory,
+    /// On their way to the disk cache.
+    Writing,
+    /// In the disk cache as well.
+    Cache,
 }
 
 impl Flight {
@@ -330,7 +343,8 @@ impl Table {
             Some(Chunk::Fetching { flight, .. }) => flight.urgency == Urgency::Prefetch,
             Some(Chunk::Present(_)) | None => false,
         };
-        let held = Chunk::Present(Held { bytes, read_bytes: 0, is_in_cache: false, is_ahead });
+        let (is_spent, home) = (false, Home::Memory);
+        let held = Chunk::Present(Held { bytes, read_bytes: 0, is_spent, home, is_ahead });
         let before = self.chunks.insert(place, held);
         self.fresh.push(place, ());
         if self.objects.get(&place.object).is_some_and(|object| object.streams == 0) {
@@ -345,15 +359,38 @@ impl Table {
         }
     }
 
-    /// A chunk that has arrived is in the disk cache now.
+    /// A chunk that has arrived is being written to the disk cache.
+    pub(crate) fn writing(&mut self, place: Place) {
+        if let Some(Chunk::Present(held)) = self.chunks.get_mut(&place)
+            && held.home == Home::Memory
+        {
+            held.home = Home::Writing;
+            self.fresh.pop(&place);
+            self.spent.pop(&place);
+        }
+    }
+
+    /// It is in the disk cache now.
     pub(crate) fn kept(&mut self, place: Place) {
         if let Some(Chunk::Present(held)) = self.chunks.get_mut(&place) {
-            held.is_in_cache = true;
-            if self.spent.contains(&place) {
+            held.home = Home::Cache;
+            if held.is_spent {
                 self.remove(place);
-            } else if self.fresh.pop(&place).is_some() {
+            } else {
+                self.fresh.pop(&place);
                 self.kept.push(place, ());
             }
+        }
+    }
+
+    /// It could not be written to the disk cache.
+    pub(crate) fn not_kept(&mut self, place: Place) {
+        if let Some(Chunk::Present(held)) = self.chunks.get_mut(&place)
+            && held.home == Home::Writing
+        {
+            held.home = Home::Memory;
+            let list = if held.is_spent { &mut self.spent } else { &mut self.fresh };
+            list.push(place, ());
         }
     }
 
@@ -373,14 +410,16 @@ impl Table {
         self.spend(number, chunks);
     }
 
-    /// Ends a flight's remaining chunks, unless somebody is interested or waits for one of them.
+    /// Ends a flight's remaining chunks, unless somebody is interested or waits for one of them, or may be soon: what one
+    /// reader of an object skips, for it has it from the kernel's pages, another behind it still reads.
     pub(crate) fn cancel(&mut self, number: u64, grid: Grid, flight: &Flight, rest: ByteRange) -> bool {
         let chunks = || self.chunks.range(places(number, grid.chunks(rest)));
         let is_awaited = chunks().any(|(_, chunk)| match chunk {
             Chunk::Fetching { waiters, .. } => waiters.iter().any(|waiter| !waiter.is_closed()),
             Chunk::Present(_) => false,
         });
-        if flight.is_wanted() || is_awaited {
+        let has_other_readers = self.objects.get(&number).is_some_and(|object| object.streams > 1);
+        if flight.is_wanted() || is_awaited || has_other_readers {
             return false;
         }
         self.fail(number, grid, flight, rest);
@@ -418,11 +457,14 @@ impl Table {
 
     fn spend_one(&mut self, place: Place) {
         match self.chunks.get_mut(&place) {
-            Some(Chunk::Present(held)) if held.is_in_cache => self.remove(place),
+            Some(Chunk::Present(held)) if held.home == Home::Cache => self.remove(place),
             Some(Chunk::Present(held)) => {
                 let was_ahead = std::mem::take(&mut held.is_ahead);
-                self.fresh.pop(&place);
-                self.spent.push(place, ());
+                held.is_spent = true;
+                if held.home == Home::Memory {
+                    self.fresh.pop(&place);
+                    self.spent.push(place, ());
+                }
                 if was_ahead {
                     self.is_not_ahead(place.object);
                 }

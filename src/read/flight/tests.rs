@@ -105,6 +105,27 @@ fn what_is_in_the_cache_as_well_makes_room_for_prefetch_unread() {
 }
 
 #[test]
+fn what_is_being_written_makes_no_room_until_that_is_over() {
+    let mut table = table(20);
+    let (number, _) = table.open(&id("a"));
+    assert!(table.reserve(20, Urgency::Demand));
+    table.begin(number, GRID, ByteRange::new(0, 20), Urgency::Demand);
+    (0..2).for_each(|chunk| {
+        arrive(&mut table, place(number, chunk));
+        table.writing(place(number, chunk));
+        table.read(place(number, chunk), 10);
+    });
+    assert!(!table.reserve(10, Urgency::Demand), "both are in use");
+    table.not_kept(place(number, 0));
+    assert!(table.reserve(10, Urgency::Demand), "what is not kept makes room once it is read");
+    assert!(!table.reserve(10, Urgency::Demand));
+    assert!(matches!(table.peek(place(number, 1)), Peek::Held(_)));
+    table.kept(place(number, 1));
+    assert!(matches!(table.peek(place(number, 1)), Peek::Absent), "read and kept");
+    assert_eq!(table.budget().used(), 10);
+}
+
+#[test]
 fn a_flight_is_cancelled_only_when_nobody_cares() {
     let mut table = table(1000);
     let (number, _) = table.open(&id("a"));
@@ -116,6 +137,9 @@ fn a_flight_is_cancelled_only_when_nobody_cares() {
     assert!(!table.cancel(number, GRID, &flight, flight.range));
     assert!(table.cancel(number, GRID, &flight, ByteRange::new(0, 10)), "the waiter waits for another chunk");
     drop(waiting);
+    table.open(&id("a"));
+    assert!(!table.cancel(number, GRID, &flight, flight.range), "another reader may come to it");
+    table.close(number);
     assert!(table.cancel(number, GRID, &flight, flight.range));
     assert_eq!(table.budget().used(), 0);
     let next = fetch(&mut table, number, flight.range);

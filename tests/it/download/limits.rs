@@ -1,6 +1,7 @@
 //! What reading may take of the machine: memory within its bound, whatever is read; objects of a TiB like any other.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -35,6 +36,30 @@ fn eight_readers_of_eight_files_stay_within_the_memory_they_were_given() {
     assert!(peak <= idle + (64 << 10) + OVERHEAD_KIB, "{peak} KiB, {idle} KiB when idle");
     let asked = rig.bucket.asked();
     assert!(asked.sent as usize <= 8 * (size + 4 * CHUNK), "{asked:?}");
+}
+
+#[test]
+fn filling_the_cache_stays_within_the_memory_too_whatever_a_request_may_bring() {
+    for request_size in ["--request-size=8MiB", "--request-size=32MiB"] {
+        let rig = Rig::mounted(&["--memory=64MiB", "--metadata-ttl=10m", request_size]);
+        let size = 48 * MIB;
+        for number in 0..8 {
+            rig.bucket.put_quietly(&format!("dir/f{number}"), &pattern(number, size));
+        }
+        let idle = rig.memory_kib("VmHWM");
+        rig.bucket.requests().reset();
+        let ran = rig.tetherfs(&["cache", "warm", rig.path("dir").to_str().unwrap()]);
+        assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+        let peak = rig.memory_kib("VmHWM");
+        eprintln!("{request_size}: idle {idle} KiB, at most {peak} KiB");
+        assert!(peak <= idle + (64 << 10) + OVERHEAD_KIB, "{peak} KiB, {idle} KiB when idle");
+        let asked = rig.bucket.asked();
+        assert_eq!(asked.sent as usize, 8 * size, "each byte once: {asked:?}");
+        for number in 0..8 {
+            super::expect_file(&rig, &format!("dir/f{number}"), &pattern(number, size));
+        }
+        assert_eq!(rig.bucket.asked().gets, asked.gets, "all of it is on disk");
+    }
 }
 
 #[test]
@@ -125,8 +150,12 @@ fn an_object_of_a_tib_is_read_at_scattered_places() {
     rig.unmount();
 }
 
+/// None of a file that has made room for others meanwhile.
 fn blocks(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().blocks()
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        found => found.unwrap().blocks(),
+    }
 }
 
 #[test]

@@ -94,9 +94,7 @@ fn a_directory_full_of_small_files_is_one_listing_and_one_get_each() {
     }
     settle();
     let asked = rig.bucket.asked();
-    // Under load one that was fetched ahead is now and then let go before the cache has it.
-    assert!((50..=52).contains(&asked.gets) && asked.all == asked.gets, "{asked:?}");
-    assert_eq!(asked.sent, asked.gets * 5_000, "{asked:?}");
+    assert_eq!((asked.gets, asked.all, asked.sent), (50, 50, 50 * 5_000), "{asked:?}");
 }
 
 #[test]
@@ -174,7 +172,8 @@ fn two_programs_that_read_the_same_file_fetch_it_once() {
     settle();
     let asked = rig.bucket.asked();
     assert_eq!(asked.sent, bytes.len() as u64, "{asked:?}");
-    assert!(asked.gets <= 5 + 8 + 3, "{asked:?}");
+    // Each has a window of its own, which begins anew where the kernel had pages from the others.
+    assert!(asked.gets <= 3 * (5 + 8), "{asked:?}");
 }
 
 #[test]
