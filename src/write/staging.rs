@@ -285,10 +285,29 @@ impl Snapshot {
     /// The bytes of `range`, cut at the size of that moment, as pieces in order.
     pub fn read(&self, range: ByteRange) -> io::Result<Vec<StagedPiece>> {
         let range = range.clip(self.size);
+        self.shared.read_pieces(self.within(range).collect(), range)
+    }
+
+    /// The bytes of `range`, cut at the size of that moment, if all of them are staged.
+    pub fn read_whole(&self, range: ByteRange) -> io::Result<Option<Vec<u8>>> {
+        let range = range.clip(self.size);
+        if self.within(range).map(|extent| extent.range.len()).sum::<u64>() != range.len() {
+            return Ok(None);
+        }
+        let mut bytes = zeros(range.len())?;
+        let mut rest = bytes.as_mut_slice();
+        for extent in self.within(range) {
+            let (into, after) = rest.split_at_mut(extent.range.len() as usize);
+            self.shared.files.read(&extent, into)?;
+            rest = after;
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The extents in a range, cut at its ends.
+    fn within(&self, range: ByteRange) -> impl Iterator<Item = Extent> + '_ {
         let first = self.extents.partition_point(|extent| extent.range.end <= range.start);
-        let within: Vec<Extent> =
-            self.extents[first..].iter().map_while(|extent| extent.cut(range)).collect();
-        self.shared.read_pieces(within, range)
+        self.extents[first..].iter().map_while(move |extent| extent.cut(range))
     }
 
     /// Waits until the bytes survive power loss. After a failure it fails for good: the system may have dropped bytes
@@ -392,7 +411,9 @@ impl Shared {
             if at < extent.range.start {
                 pieces.push(StagedPiece { range: ByteRange::new(at, extent.range.start), bytes: None });
             }
-            pieces.push(StagedPiece { range: extent.range, bytes: Some(self.files.read(&extent)?) });
+            let mut bytes = zeros(extent.range.len())?;
+            self.files.read(&extent, &mut bytes)?;
+            pieces.push(StagedPiece { range: extent.range, bytes: Some(bytes) });
             at = extent.range.end;
         }
         if at < range.end {
@@ -426,4 +447,8 @@ impl Drop for Shared {
             }
         }
     }
+}
+
+fn zeros(len: u64) -> io::Result<Vec<u8>> {
+    Ok(vec![0; usize::try_from(len).map_err(io::Error::other)?])
 }

@@ -2,6 +2,7 @@
 //!
 //! Commits are sent once: before one is sent again, there may be a newer content to commit instead.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -312,9 +313,9 @@ impl Work {
     /// The bytes of a range and their checksum.
     async fn body(&self, context: &Context, range: ByteRange) -> Result<(Bytes, Crc64), Failure> {
         let snapshot = Arc::clone(self.snapshot.as_ref().ok_or_else(incomplete)?);
-        let read = move || match snapshot.read(range) {
-            Ok(pieces) => Ok(Pieces::new(pieces, range)),
-            Err(error) => Err(Failure::Local(local_error("reading staged bytes", &error))),
+        let read = move || {
+            Pieces::read(&snapshot, range)
+                .map_err(|error| Failure::Local(local_error("reading staged bytes", &error)))
         };
         let pieces = if range.len() <= INLINE_READ_BYTES {
             read()?
@@ -385,17 +386,14 @@ enum Pieces {
 }
 
 impl Pieces {
-    fn new(mut pieces: Vec<StagedPiece>, range: ByteRange) -> Pieces {
-        if range.is_empty() {
-            return Pieces::Whole(Bytes::new(), Crc64::EMPTY);
-        }
-        if let [piece] = pieces.as_mut_slice()
-            && let Some(bytes) = piece.bytes.take()
-        {
-            let crc = Crc64::of(&bytes);
-            return Pieces::Whole(Bytes::from(bytes), crc);
-        }
-        Pieces::Several(pieces)
+    fn read(snapshot: &Snapshot, range: ByteRange) -> io::Result<Pieces> {
+        Ok(match snapshot.read_whole(range)? {
+            Some(bytes) => {
+                let crc = Crc64::of(&bytes);
+                Pieces::Whole(Bytes::from(bytes), crc)
+            }
+            None => Pieces::Several(snapshot.read(range)?),
+        })
     }
 }
 

@@ -107,13 +107,10 @@ impl LocalFiles {
         Ok(())
     }
 
-    /// Reads the bytes of an extent.
-    pub fn read(&self, extent: &Extent) -> io::Result<Vec<u8>> {
+    /// Reads the bytes of an extent, as many as `into` is long.
+    pub fn read(&self, extent: &Extent, into: &mut [u8]) -> io::Result<()> {
         let (file, range) = extent.local();
-        let len = usize::try_from(range.len()).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
-        self.existing(file)?.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes)
+        self.existing(file)?.read_exact_at(into, range.start)
     }
 
     /// Reads the bytes of an extent for their checksum.

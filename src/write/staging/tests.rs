@@ -144,7 +144,10 @@ proptest! {
                     let range = ByteRange::at(at, len);
                     prop_assert_eq!(flat(staging.read(range).unwrap()), slice(&model, range));
                     for (snapshot, content) in &snapshots {
-                        prop_assert_eq!(flat(snapshot.read(range).unwrap()), slice(content, range));
+                        let part = slice(content, range);
+                        prop_assert_eq!(flat(snapshot.read(range).unwrap()), part);
+                        let whole: Option<Vec<u8>> = part.iter().copied().collect();
+                        prop_assert_eq!(snapshot.read_whole(range).unwrap(), whole);
                     }
                 }
             }
