@@ -12,7 +12,7 @@ use crate::fs::file::FileState;
 use crate::fs::rename::turns::Claim;
 use crate::fs::{Attr, FileKind, FileSystem};
 use crate::types::{Ino, Key, ObjectMeta};
-use crate::write::{Hold, Precondition, Replaces};
+use crate::write::{Hold, OnConflict, Precondition, Replaces};
 
 pub(crate) use turns::{Turn, Turns};
 
@@ -96,7 +96,7 @@ impl FileSystem {
         let result = {
             // Until the tree knows, nobody may open the file, or it would be taken for the object under the old key.
             let _gate = state.gate.lock().await;
-            self.rename_held(&from, &to, (&state, target.as_deref()), key).await
+            self.rename_held(&from, &to, (&state, target.as_deref()), key, mode).await
         };
         if let Some(target) = &target {
             self.close_state(target);
@@ -111,8 +111,9 @@ impl FileSystem {
         to: &Place,
         (source, target): (&FileState, Option<&FileState>),
         key: Key,
+        mode: RenameMode,
     ) -> Result<()> {
-        let moved = self.move_onto(source, target, key).await?;
+        let moved = self.move_onto(source, target, key, mode).await?;
         self.namespace.rename(from.parent, &from.name, to.parent, &to.name, Instant::now())?;
         if let Some(object) = moved {
             self.namespace.committed(source.ino, &object, Instant::now());
@@ -139,16 +140,17 @@ impl FileSystem {
         state: &FileState,
         target: Option<&FileState>,
         key: Key,
+        mode: RenameMode,
     ) -> Result<Option<ObjectMeta>> {
         let Some(target) = target else {
-            return self.move_held(state, Precondition::Absent.into(), key).await;
+            return self.move_held(state, Precondition::Absent.into(), key, mode).await;
         };
         let _hold = self.hold(target).await?;
         let replaced = self.namespace.version(target.ino, Instant::now()).await?;
         let replaces = replaced.map_or(Precondition::Absent, |object| Precondition::Matches(object.etag));
         let replaces = Replaces::new(replaces, target.local().as_deref());
         target.content().is_removed = true;
-        let moved = self.move_held(state, replaces, key).await;
+        let moved = self.move_held(state, replaces, key, mode).await;
         match &moved {
             Ok(_) => self.take_back(target).await?,
             Err(_) => target.content().is_removed = false,
@@ -156,7 +158,13 @@ impl FileSystem {
         moved
     }
 
-    async fn move_held(&self, state: &FileState, replaces: Replaces, key: Key) -> Result<Option<ObjectMeta>> {
+    async fn move_held(
+        &self,
+        state: &FileState,
+        replaces: Replaces,
+        key: Key,
+        mode: RenameMode,
+    ) -> Result<Option<ObjectMeta>> {
         let local = state.local();
         let hold = self.hold(state).await?;
         let in_bucket = self.namespace.version(state.ino, Instant::now()).await?;
@@ -180,7 +188,7 @@ impl FileSystem {
                 let object = file.commit().await?;
                 let _hold = file.hold().await?;
                 self.namespace.committed(state.ino, &object, Instant::now());
-                let moved = self.writer.rename(&object.id, &key, replaces).await?;
+                let moved = self.writer.rename(&object.id, &key, self.overruling(replaces, mode)).await?;
                 file.moved(&moved.id);
                 file.rename(key, Precondition::Matches(moved.id.etag.clone())).await?;
                 self.files.unwatch_key(&object.id.key, state.ino);
@@ -188,7 +196,7 @@ impl FileSystem {
                 Ok(Some(moved))
             }
             (None, Some(object)) => {
-                let moved = self.writer.rename(&object, &key, replaces).await?;
+                let moved = self.writer.rename(&object, &key, self.overruling(replaces, mode)).await?;
                 self.pages.renamed(state.ino, &object, &moved.id);
                 let mut content = state.content();
                 if content.remote().is_some() {
@@ -198,6 +206,16 @@ impl FileSystem {
                 Ok(Some(moved))
             }
             (None, None) => Err(Error::NotFound),
+        }
+    }
+
+    /// What an object may replace that is moved: also another writer's version, where the user wants it so. What is still
+    /// to be uploaded meets that version then.
+    fn overruling(&self, replaces: Replaces, mode: RenameMode) -> Replaces {
+        match (self.writer.on_conflict(), mode) {
+            (OnConflict::Overwrite, RenameMode::Replace) => replaces.whatever_is_there(),
+            (OnConflict::Overwrite, RenameMode::KeepTarget)
+            | (OnConflict::KeepBoth | OnConflict::Fail, _) => replaces,
         }
     }
 

@@ -112,6 +112,11 @@ impl Replaces {
     pub fn new(expected: Precondition, file: Option<&WriteFile>) -> Replaces {
         Replaces { expected, over: file.and_then(WriteFile::id) }
     }
+
+    /// Whatever is there in the bucket.
+    pub fn whatever_is_there(self) -> Replaces {
+        Replaces { expected: Precondition::None, ..self }
+    }
 }
 
 impl From<Precondition> for Replaces {
@@ -393,6 +398,11 @@ impl Writer {
         self.context.command(Command::Opened(id, Arc::clone(&file)));
         file.close()?;
         Ok(file)
+    }
+
+    /// What is done about another writer's version.
+    pub fn on_conflict(&self) -> OnConflict {
+        self.context.options.on_conflict
     }
 
     /// Moves an object under another key, finished after a crash.

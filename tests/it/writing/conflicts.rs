@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{CWD, RenameFlags};
 use tetherfs::bucket::{Action, Operation, Rule};
 
 use super::{LIMIT, MIB, close, errno, expect_object, open, open_to_append, settle, write};
@@ -187,6 +188,40 @@ fn every_way_meets_another_version_after_a_kill() {
             rig.bucket.faults().clear();
             rig.mount_again();
             expect_kept(&what, &rig, policy, &ours);
+            rig.unmount();
+        }
+    }
+}
+
+#[test]
+fn a_rename_over_a_version_that_nobody_here_has_seen() {
+    for policy in POLICIES {
+        for is_known in [true, false] {
+            let mut rig = mounted(policy, &["--metadata-ttl=10m"]);
+            match is_known {
+                true => known(&rig, b"the old version"),
+                false => assert!(!rig.path(KEY).exists()),
+            }
+            write(&rig, "ours", b"our version").unwrap();
+            rig.bucket.put_quietly(KEY, THEIRS);
+            let kept =
+                rustix::fs::renameat_with(CWD, rig.path("ours"), CWD, rig.path(KEY), RenameFlags::NOREPLACE);
+            assert!(kept.is_err(), "{policy}: never against the program's own word");
+            expect_object(&rig, KEY, THEIRS);
+            let renamed = fs::rename(rig.path("ours"), rig.path(KEY));
+            if policy == "overwrite" {
+                renamed.unwrap();
+                assert_eq!(rig.bucket.all_keys(), [KEY]);
+                expect_object(&rig, KEY, b"our version");
+                assert_eq!(fs::read(rig.path(KEY)).unwrap(), b"our version");
+            } else {
+                // Both are there already, each under a name of its own.
+                assert_eq!(errno(renamed), libc::ESTALE, "{policy}");
+                assert_eq!(rig.bucket.all_keys(), [KEY, "ours"], "{policy}");
+                expect_object(&rig, KEY, THEIRS);
+                expect_object(&rig, "ours", b"our version");
+                assert_eq!(fs::read(rig.path("ours")).unwrap(), b"our version");
+            }
             rig.unmount();
         }
     }
