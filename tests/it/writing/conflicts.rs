@@ -19,7 +19,7 @@ const POLICIES: [&str; 3] = ["keep-both", "fail", "overwrite"];
 type Way = fn(&Rig) -> Change;
 
 /// The ways of a change. Each begins when the bucket has an old version or none, and ends with a close.
-const WAYS: [(&str, Way); 8] = [
+const WAYS: [(&str, Way); 11] = [
     ("create", |rig| {
         let mut file = File::create(rig.path(KEY)).unwrap();
         file.write_all(b"our new file").unwrap();
@@ -29,6 +29,27 @@ const WAYS: [(&str, Way); 8] = [
         let ours = pattern(1, 12 * MIB);
         let mut file = File::create(rig.path(KEY)).unwrap();
         file.write_all(&ours).unwrap();
+        Change { file, ours }
+    }),
+    ("create and nothing else", |rig| {
+        let mut file = File::create_new(rig.path(KEY)).unwrap();
+        file.write_all(b"ours alone").unwrap();
+        Change { file, ours: b"ours alone".to_vec() }
+    }),
+    ("cut", |rig| {
+        let mut ours = pattern(8, 300_000);
+        known(rig, &ours);
+        let file = open(rig, KEY);
+        file.set_len(100_000).unwrap();
+        ours.truncate(100_000);
+        Change { file, ours }
+    }),
+    ("lengthen", |rig| {
+        let mut ours = pattern(9, 300_000);
+        known(rig, &ours);
+        let file = open(rig, KEY);
+        file.set_len(300_010).unwrap();
+        ours.extend([0; 10]);
         Change { file, ours }
     }),
     ("write anew", |rig| {
