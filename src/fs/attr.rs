@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::fs::error::{Error, Result};
-use crate::fs::file::{FileState, RemoteFile};
+use crate::fs::file::{FileState, RemoteFile, revoked};
 use crate::fs::io::Before;
 use crate::fs::open::Below;
 use crate::fs::{Attr, CommitMode, FileKind, FileSystem, OpenMode};
@@ -30,6 +30,18 @@ pub struct AttrChanges {
     pub mtime: Option<MtimeChange>,
     /// The handle through which the length is changed (`ftruncate`), if it is.
     pub handle: Option<Fh>,
+    /// What becomes of setuid and setgid bits where `mode` does not say.
+    pub rights: Rights,
+}
+
+/// Whether a file that is changed goes on lending the rights of its owner or group to whoever executes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rights {
+    /// Root has written to it, who may lend them.
+    #[default]
+    Stay,
+    /// Somebody else has, or it has another owner now.
+    Revoked,
 }
 
 /// Which time is wanted.
@@ -193,8 +205,13 @@ impl Wanted {
             MtimeChange::Now => UnixTime::from(SystemTime::now()),
             MtimeChange::To(time) => time,
         });
+        let mode = match (changes.mode, changes.rights) {
+            (Some(mode), Rights::Stay | Rights::Revoked) => Some(mode & 0o7777),
+            (None, Rights::Revoked) if known.kind == FileKind::File => Some(revoked(known.mode)),
+            (None, Rights::Stay | Rights::Revoked) => None,
+        };
         let wanted = Wanted {
-            mode: changes.mode.map(|mode| mode & 0o7777).filter(|mode| *mode != known.mode),
+            mode: mode.filter(|mode| *mode != known.mode),
             uid: changes.uid.filter(|uid| *uid != known.uid),
             gid: changes.gid.filter(|gid| *gid != known.gid),
             mtime: mtime.filter(|mtime| *mtime != known.mtime),
@@ -231,5 +248,16 @@ mod tests {
         wanted.dress(&mut attributes);
         assert_eq!((attributes.mtime, attributes.mode, attributes.gid), (Some(time), Some(0o644), Some(2)));
         assert_eq!(attributes.uid, Some(9), "what nobody wants changed stays");
+    }
+
+    #[test]
+    fn a_file_that_changes_hands_lends_no_rights_any_more() {
+        let changes = AttrChanges { rights: Rights::Revoked, ..AttrChanges::default() };
+        let mode_of = |known: Attr, changes| Wanted::of(&known, changes).and_then(|wanted| wanted.mode);
+        assert_eq!(mode_of(Attr { mode: 0o6755, ..known() }, changes), Some(0o755));
+        assert_eq!(mode_of(Attr { mode: 0o2745, ..known() }, changes), None, "a lock, not a right");
+        assert_eq!(mode_of(Attr { mode: 0o6755, kind: FileKind::Directory, ..known() }, changes), None);
+        let told = AttrChanges { mode: Some(0o104_711), ..changes };
+        assert_eq!(mode_of(known(), told), Some(0o4711), "who says so wants it");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::fs::Rights;
 use crate::fs::kernel::Mode;
 use crate::namespace::Pin;
 use crate::read::ReadStream;
@@ -123,6 +124,18 @@ impl LocalFile {
         self.only_dressed = None;
         self.attributes_are_new = true;
         self.is_untouched = false;
+    }
+
+    /// After a change of its content: what becomes of the rights that it lends.
+    pub(crate) fn settle_rights(&mut self, rights: Rights) {
+        let left = match rights {
+            Rights::Stay => return,
+            Rights::Revoked => self.attributes.mode.map(revoked),
+        };
+        if left != self.attributes.mode {
+            self.attributes.mode = left;
+            self.attributes_are_new = true;
+        }
     }
 
     /// Hands the attributes on before the file is sealed.
@@ -429,4 +442,11 @@ impl Slot {
     fn new(ino: Ino, source: Source) -> Slot {
         Slot { state: Arc::new(FileState::new(ino, source)), opens: 0 }
     }
+}
+
+/// A mode without the bits that lend the rights of owner or group to whoever executes the file, as chown(2) and write(2)
+/// take them: setgid only where the group may execute it.
+pub(crate) fn revoked(mode: u32) -> u32 {
+    let lends_group = mode & libc::S_IXGRP != 0;
+    mode & !libc::S_ISUID & !(if lends_group { libc::S_ISGID } else { 0 })
 }

@@ -8,11 +8,11 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::fs::FileSystem;
 use crate::fs::error::{Error, Result};
 use crate::fs::file::{Content, FileState, LocalFile, Name, Source};
 use crate::fs::handles::FileHandle;
 use crate::fs::open::Below;
+use crate::fs::{FileSystem, Rights};
 use crate::read::ReadStream;
 use crate::types::{ByteRange, Fh, Key, ObjectId, UnixTime};
 use crate::write::{Piece, WriteFile};
@@ -58,7 +58,7 @@ impl FileSystem {
     }
 
     /// Takes bytes into staging. Local file calls only.
-    pub fn write(&self, fh: Fh, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub fn write(&self, fh: Fh, offset: u64, bytes: &[u8], rights: Rights) -> Result<()> {
         let handle = self.handles.file(fh)?;
         if !handle.is_writable {
             return Err(Error::BadHandle);
@@ -66,6 +66,7 @@ impl FileSystem {
         self.change(&handle.state, Below::Object, |local| {
             local.file.write(offset, bytes)?;
             local.touch(UnixTime::from(SystemTime::now()));
+            local.settle_rights(rights);
             Ok(())
         })
     }

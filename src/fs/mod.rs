@@ -66,7 +66,7 @@ use crate::write::{BaseError, BaseSource, Event, Recovered, SessionStatus, Write
 
 pub use crate::namespace::{Attr, DirEntry, FileKind};
 pub use crate::write::Resolution;
-pub use attr::{AttrChanges, MtimeChange, SpaceReport, XattrMode};
+pub use attr::{AttrChanges, MtimeChange, Rights, SpaceReport, XattrMode};
 pub use error::{Error, Result};
 pub use io::{Allocation, At, Length};
 pub use kernel::{BackingToken, Backings, PassthroughStatus, Registration};

@@ -75,7 +75,7 @@ impl FileSystem {
             return Err(Error::ReadOnly);
         }
         let state = self.files.open(ino);
-        match self.prepare_open(&state, mode, &*backings).await {
+        match self.prepare_open(&state, mode, &*backings, caller).await {
             Ok(access) => {
                 let is_writable = mode.is_writable();
                 let stream = match mode {
@@ -253,6 +253,7 @@ impl FileSystem {
         state: &Arc<FileState>,
         mode: OpenMode,
         backings: &dyn Backings,
+        caller: Caller,
     ) -> Result<Access> {
         let _gate = state.gate.lock().await;
         if let Some(file) = state.local() {
@@ -262,7 +263,13 @@ impl FileSystem {
         self.settle_version(state, mode).await?;
         match mode {
             OpenMode::Read | OpenMode::ReadDirect | OpenMode::Write => {}
-            OpenMode::Truncate => self.truncate(state, 0)?,
+            OpenMode::Truncate => {
+                self.truncate(state, 0)?;
+                self.change(state, Below::Nothing, |local| {
+                    local.settle_rights(caller.rights());
+                    Ok(())
+                })?;
+            }
         }
         Ok(self.enter_kernel(state, mode, backings))
     }

@@ -14,13 +14,13 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{At, AttrChanges, Caller, DirEntry, FileKind, RenameMode, XattrMode};
+use crate::fs::{At, AttrChanges, DirEntry, FileKind, RenameMode, Rights, XattrMode};
 use crate::fuse::answers::{
     GENERATION, answer_attr, answer_empty, answer_entry, answer_lookup, answer_xattr, dot_entries,
 };
 use crate::fuse::backing::{BackingTable, OpenDoor};
 use crate::fuse::convert::{
-    allocation, errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode,
+    allocation, caller, errno, file_attr, file_type, ino, mtime_change, new_attributes, open_mode,
 };
 use crate::fuse::reply::{Deadline, Runner};
 use crate::observe::Counter;
@@ -75,6 +75,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Without it the kernel asks for `security.capability` before each write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             // Pages go when an open says so, and not because a time has changed: our own writes change it, too.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_ASYNC_DIO,
@@ -115,7 +117,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -133,7 +135,12 @@ impl Filesystem for Adapter {
     ) {
         let ttl = self.ttl();
         let (mtime, handle) = (mtime.map(mtime_change), fh.map(|fh| Fh(fh.0)));
-        let changes = AttrChanges { mode, uid, gid, size, mtime, handle };
+        let rights = match size {
+            _ if uid.is_some() || gid.is_some() => Rights::Revoked,
+            Some(_) => caller(request).rights(),
+            None => Rights::Stay,
+        };
+        let changes = AttrChanges { mode, uid, gid, size, mtime, handle, rights };
         let operation = self.runner.fs.clone().set_attr(ino(number), changes);
         self.runner.run("setattr", Deadline::Own, operation, move |result| answer_attr(reply, ttl, result));
     }
@@ -154,7 +161,7 @@ impl Filesystem for Adapter {
         let ttl = self.ttl();
         let fs = self.runner.fs.clone();
         let (parent, name, attributes) = (ino(parent), name.to_owned(), new_attributes(mode, umask, request));
-        let caller = Caller(request.pid());
+        let caller = caller(request);
         let operation = async move {
             let (attr, fh) = fs.clone().create(parent, name, attributes, caller).await?;
             fs.release(fh);
@@ -236,7 +243,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let door = OpenDoor::new(reply, self.backings.clone());
         let operation =
-            self.runner.fs.clone().open(ino(number), open_mode(flags), door.clone(), Caller(request.pid()));
+            self.runner.fs.clone().open(ino(number), open_mode(flags), door.clone(), caller(request));
         self.runner.run("open", Deadline::Request, operation, move |result| door.answer(result));
     }
 
@@ -252,8 +259,8 @@ impl Filesystem for Adapter {
     ) {
         let ttl = self.ttl();
         let attributes = new_attributes(mode, umask, request);
-        let caller = Caller(request.pid());
-        let operation = self.runner.fs.clone().create(ino(parent), name.to_owned(), attributes, caller);
+        let operation =
+            self.runner.fs.clone().create(ino(parent), name.to_owned(), attributes, caller(request));
         self.runner.run("create", Deadline::Request, operation, move |result| match result {
             Ok((attr, fh)) => {
                 reply.created(&ttl, &file_attr(&attr), GENERATION, FileHandle(fh.0), FopenFlags::empty());
@@ -288,12 +295,14 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let result = self.runner.call("write", || self.runner.fs.write(Fh(fh.0), offset, data));
+        let is_revoked = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let rights = if is_revoked { Rights::Revoked } else { Rights::Stay };
+        let result = self.runner.call("write", || self.runner.fs.write(Fh(fh.0), offset, data, rights));
         match result {
             // The kernel never sends more than it was told is the most, which fits.
             Some(Ok(())) => reply.written(data.len() as u32),
@@ -306,7 +315,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let operation = self.runner.fs.clone().flush(Fh(fh.0), Caller(request.pid()));
+        let operation = self.runner.fs.clone().flush(Fh(fh.0), caller(request));
         self.runner.run("flush", Deadline::Own, operation, |result| answer_empty(reply, result));
     }
 
@@ -487,7 +496,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -499,7 +508,8 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EOPNOTSUPP);
         };
         let fs = self.runner.fs.clone();
-        let operation = async move { fs.allocate(Fh(fh.0), ByteRange::at(offset, length), what, grows) };
+        let (range, rights) = (ByteRange::at(offset, length), caller(request).rights());
+        let operation = async move { fs.allocate(Fh(fh.0), range, what, grows, rights) };
         self.runner.run("fallocate", Deadline::Own, operation, |result| answer_empty(reply, result));
     }
 

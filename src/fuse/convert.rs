@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, Request, TimeOrNow};
 
-use crate::fs::{Allocation, Attr, FileKind, Length, MtimeChange, OpenMode};
+use crate::fs::{Allocation, Attr, Caller, FileKind, Length, MtimeChange, OpenMode};
 use crate::types::{Attributes, Ino, UnixTime};
 
 /// What `stat` counts blocks in.
@@ -14,6 +14,10 @@ const IO_BYTES: u32 = 128 * 1024;
 
 pub(crate) fn ino(number: INodeNo) -> Ino {
     Ino(number.0)
+}
+
+pub(crate) fn caller(request: &Request) -> Caller {
+    Caller { thread: request.pid(), uid: request.uid() }
 }
 
 pub(crate) fn errno(number: i32) -> Errno {

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -67,6 +68,32 @@ fn what_other_tools_keep_with_an_object_outlives_our_changes() {
     is_kept(&rig, "an append");
     assert_eq!(rig.bucket.header("f", "x-amz-meta-md5chksum"), None, "the bytes are other ones");
     assert_eq!(fs::metadata(rig.path("f")).unwrap().mode() & 0o7777, 0o640);
+}
+
+#[test]
+fn who_changes_a_file_without_being_root_takes_the_rights_that_it_lends() {
+    const USER: u32 = 65534;
+    let rig = Rig::mounted(&["--allow-other", LONG_TTL]);
+    fs::set_permissions(rig.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    let ways = [
+        ("write", "printf x | dd of=$1 conv=notrunc status=none"),
+        ("append", "printf x >>$1"),
+        ("empty", ": >$1"),
+        ("cut", "truncate -s 1 $1"),
+        ("allocate", "fallocate -l 100000 $1"),
+    ];
+    for (name, way) in ways {
+        let path = rig.path(name);
+        fs::write(&path, pattern(71, 1000)).unwrap();
+        let run = |uid: u32| {
+            set_mode(&path, 0o6777);
+            let mut shell = Command::new("sh");
+            shell.args(["-euc", way, "sh"]).arg(&path).uid(uid).gid(uid);
+            run_ok(&mut shell);
+            fs::metadata(&path).unwrap().mode() & 0o7777
+        };
+        assert_eq!((run(0), run(USER)), (0o6777, 0o777), "{name}");
+    }
 }
 
 #[test]

@@ -5,14 +5,16 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use tetherfs::bucket::Operation;
 
-use crate::support::{Rig, pattern, run_ok, sha256};
+use crate::support::{Rig, pattern, run_ok, sha256, wait_for};
 
 const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn read_write(rig: &Rig, name: &str) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(rig.path(name)).unwrap()
@@ -94,9 +96,9 @@ fn space_is_taken_ahead_and_given_back() {
     assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
     let bytes = pattern(3, 10 * MIB as usize);
     file.write_all_at(&bytes, 0).unwrap();
-    // What is cut off is given back.
+    // What is cut off is given back, if it is on its way already once it has arrived.
     file.set_len(MIB).unwrap();
-    greedy.write_all_at(&[8; 8 << 20], taken).unwrap();
+    wait_for("what was cut off is given back", LIMIT, || greedy.write_all_at(&[8; 8 << 20], taken).is_ok());
     drop((file, greedy));
     assert_eq!(sha256(&rig.bucket.get("reserved").unwrap()), sha256(&bytes[..MIB as usize]));
     assert_eq!(rig.bucket.get("greedy").unwrap().len() as u64, taken + 8 * MIB);

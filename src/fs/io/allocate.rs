@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::fs::FileSystem;
 use crate::fs::error::{Error, Result};
 use crate::fs::open::Below;
+use crate::fs::{FileSystem, Rights};
 use crate::types::{ByteRange, Fh, UnixTime};
 use crate::write::WriteFile;
 
@@ -31,7 +31,14 @@ pub enum Length {
 
 impl FileSystem {
     /// Prepares a range of an open file. Local file calls only.
-    pub fn allocate(&self, fh: Fh, range: ByteRange, what: Allocation, length: Length) -> Result<()> {
+    pub fn allocate(
+        &self,
+        fh: Fh,
+        range: ByteRange,
+        what: Allocation,
+        length: Length,
+        rights: Rights,
+    ) -> Result<()> {
         let handle = self.handles.file(fh)?;
         if !handle.is_writable {
             return Err(Error::BadHandle);
@@ -52,6 +59,7 @@ impl FileSystem {
             if grows || what == Allocation::Zeros {
                 local.touch(UnixTime::from(SystemTime::now()));
             }
+            local.settle_rights(rights);
             Ok(())
         })
     }

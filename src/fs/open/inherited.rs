@@ -7,23 +7,34 @@
 
 use std::fs;
 
+use crate::fs::Rights;
 use crate::types::Ino;
 
 /// Descriptors of a process that are looked at. Who has more is taken to have closed the file.
 const DESCRIPTORS_MAX: usize = 1024;
 
-/// The thread that a request of the kernel came from; 0 when it is not known.
+/// Who a request of the kernel came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Caller(pub u32);
+pub struct Caller {
+    /// The thread; 0 when it is not known.
+    pub thread: u32,
+    /// The user.
+    pub uid: u32,
+}
 
 /// A process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Process(u32);
 
 impl Caller {
+    /// What becomes of the rights that a file lends which it changes.
+    pub fn rights(self) -> Rights {
+        if self.uid == 0 { Rights::Stay } else { Rights::Revoked }
+    }
+
     /// The process that the thread belongs to.
     pub(crate) fn process(self) -> Option<Process> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.thread)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
         line.trim().parse().ok().map(Process)
     }
@@ -55,9 +66,9 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_descriptors() {
-        let own = Caller(std::process::id()).process().expect("this process is in /proc");
+        let own = Caller { thread: std::process::id(), uid: 0 }.process().expect("this process is in /proc");
         assert_eq!(own, Process(std::process::id()));
-        assert_eq!(Caller(0).process(), None);
+        assert_eq!(Caller { thread: 0, uid: 0 }.process(), None);
         let file = tempfile::NamedTempFile::new().unwrap();
         let ino = Ino(file.as_file().metadata().unwrap().ino());
         assert!(own.is_writing(ino));
