@@ -8,6 +8,7 @@ use crate::config::env::KILL_AT;
 use crate::config::places::{self, overlap};
 use crate::config::{Config, ConfigError, Group, Origin, Setting, Settings, Surroundings, Volume};
 use crate::fs::CommitMode;
+use crate::store::wrap::MetadataReach;
 use crate::store::{AddressingStyle, Identity, Location, S3Options};
 use crate::types::ByteSize;
 use crate::write::{KillAt, KillAtError, OnConflict};
@@ -54,6 +55,7 @@ pub fn check(
         location,
         state_directory,
         store,
+        metadata_reach: choice::<MetadataReach>(settings, Setting::PosixMetadata)?,
         cache,
         read,
         write,

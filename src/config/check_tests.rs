@@ -106,7 +106,7 @@ fn values_arrive_where_they_are_meant() {
 
 #[test]
 fn every_choice_of_the_help_is_understood() {
-    for setting in [Setting::Commit, Setting::OnConflict, Setting::LogLevel] {
+    for setting in [Setting::Commit, Setting::OnConflict, Setting::PosixMetadata, Setting::LogLevel] {
         let crate::config::ValueKind::Choice(words) = setting.spec().value else {
             panic!("{setting} is a choice");
         };

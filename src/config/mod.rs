@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::store::Location;
+use crate::store::wrap::MetadataReach;
 use crate::types::UnixTime;
 use crate::{cache, control, fs, fuse, namespace, observe, read, store, write};
 
@@ -95,6 +96,8 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// For `store`.
     pub store: store::Options,
+    /// Of which objects in a listing modes, owners and times are known.
+    pub metadata_reach: MetadataReach,
     /// For `cache`.
     pub cache: cache::Options,
     /// For `read`.

@@ -111,6 +111,9 @@ settings! {
          fail: ours stays staged. overwrite: ours replaces theirs";
     MetadataTtl = "metadata-ttl", Behaviour, Text("TIME"), Some("1s"),
         "How long names, sizes and times are believed before the store is asked again";
+    PosixMetadata = "posix-metadata", Behaviour, Choice(&["known", "all"]), Some("known"),
+        "Modes, owners, times and links in listings, which do not tell them. known: of objects that were written or \
+         looked at here. all: each other object is asked about, once";
     CloseTimeout = "close-timeout", Behaviour, Text("TIME"), Some("5m"),
         "How long close() waits without progress before it fails; the upload goes on behind";
     ReadTimeout = "read-timeout", Behaviour, Text("TIME"), Some("1m"),

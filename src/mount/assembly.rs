@@ -52,7 +52,7 @@ pub async fn assemble(config: &Config) -> Result<Assembly, Error> {
     note.keep(facts);
     VolumeNote::of(config, store.capabilities()).keep(&config.state_directory);
     let metadata = MetadataNote::open(&config.state_directory);
-    let store: Arc<dyn ObjectStore> = Arc::new(RememberStore::new(store, metadata));
+    let store: Arc<dyn ObjectStore> = Arc::new(RememberStore::new(store, metadata, config.metadata_reach));
     let cache = open_cache(config, store.volume(), &metrics)?;
     let reader = Reader::new(Arc::clone(&store), cache, config.read.clone(), Arc::clone(&metrics));
     let base = fs::base_source(Arc::clone(&reader));

@@ -287,3 +287,37 @@ fn what_objects_carry_is_shown_after_a_remount_without_asking_for_each() {
     assert!(fs::symlink_metadata(&link).unwrap().is_file());
     assert_eq!(fs::read(&file).unwrap(), b"content");
 }
+
+#[test]
+fn with_posix_metadata_all_a_first_listing_tells_what_the_objects_of_others_carry() {
+    let mut rig = Rig::mounted(&["--posix-metadata=all"]);
+    for number in 0..40 {
+        let mode = format!("x-amz-meta-mode: {}", 0o100_700 + number);
+        rig.bucket.put_with(&format!("d/f{number}"), b"theirs", &[&mode, "x-amz-meta-uid: 1234"]);
+    }
+    let link_mode = format!("x-amz-meta-mode: {}", 0o120_777);
+    rig.bucket.put_with("d/link", b"f3", &[&link_mode]);
+    let asked = |rig: &Rig| {
+        rig.bucket.requests().reset();
+        let entries = fs::read_dir(rig.path("d")).unwrap().map(Result::unwrap);
+        let seen: Vec<_> = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap())).collect();
+        assert_eq!(seen.len(), 41);
+        for (name, meta) in seen {
+            match name.to_str().unwrap().strip_prefix('f') {
+                Some(number) => {
+                    let mode = 0o700 + number.parse::<u32>().unwrap();
+                    assert_eq!((meta.mode() & 0o7777, meta.uid()), (mode, 1234));
+                }
+                None => assert!(meta.file_type().is_symlink()),
+            }
+        }
+        rig.bucket.asked()
+    };
+    let first = asked(&rig);
+    // One for the directory, which is none.
+    assert!((41..=42).contains(&first.heads) && first.gets == 0, "{first:?}");
+    rig.unmount();
+    rig.mount_again();
+    let second = asked(&rig);
+    assert!(second.heads <= 1 && second.gets == 0, "a second look is free: {second:?}");
+}

@@ -15,5 +15,5 @@ mod tests;
 pub use fault::{Action, Call, FaultStore, KeyPattern, Rule, When};
 pub use limit::{LimitStore, Limits};
 pub use meter::MeterStore;
-pub use remember::{MetadataMemory, RememberStore};
+pub use remember::{MetadataMemory, MetadataReach, RememberStore};
 pub use retry::{RetryListener, RetryOptions, RetryStore, listening_to_retries, without_retries};

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
 use lru::LruCache;
+use serde::Deserialize;
 
 use crate::store::{
     Capabilities, Completion, CopyOptions, DeleteOptions, Fetched, GetOptions, ListOptions, ListPage,
@@ -19,6 +22,20 @@ use crate::types::{Attributes, ByteRange, Key, ObjectId, ObjectMeta, UnixTime};
 
 /// Uploads of which it is known what their objects will carry. Those of an earlier process are not.
 const UPLOADS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not zero");
+
+/// Objects that are asked about at a time, where all of a listing are.
+const HEADS_MAX: usize = 32;
+
+/// Of which objects in a listing it is known what they carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetadataReach {
+    /// Of those that were written or looked at here.
+    #[default]
+    Known,
+    /// Of all: each of which it is not known is asked about, once a version.
+    All,
+}
 
 /// Where it is remembered. Calls do not wait.
 pub trait MetadataMemory: std::fmt::Debug + Send + Sync + 'static {
@@ -37,13 +54,29 @@ pub trait MetadataMemory: std::fmt::Debug + Send + Sync + 'static {
 pub struct RememberStore {
     inner: Arc<dyn ObjectStore>,
     memory: Arc<dyn MetadataMemory>,
+    reach: MetadataReach,
     uploads: Mutex<LruCache<UploadId, Attributes>>,
 }
 
 impl RememberStore {
     /// A store around another.
-    pub fn new(inner: Arc<dyn ObjectStore>, memory: Arc<dyn MetadataMemory>) -> RememberStore {
-        RememberStore { inner, memory, uploads: Mutex::new(LruCache::new(UPLOADS_MAX)) }
+    pub fn new(
+        inner: Arc<dyn ObjectStore>,
+        memory: Arc<dyn MetadataMemory>,
+        reach: MetadataReach,
+    ) -> RememberStore {
+        RememberStore { inner, memory, reach, uploads: Mutex::new(LruCache::new(UPLOADS_MAX)) }
+    }
+
+    /// What an object carries; `None` where it cannot be had, or another version is there by now.
+    async fn ask(&self, object: &ObjectId) -> Option<Attributes> {
+        match self.head(&object.key).await {
+            Ok(there) => (there.id == *object).then(|| there.attributes.unwrap_or_default()),
+            Err(error) => {
+                log::debug!("What {} carries is not known: {error}", object.key);
+                None
+            }
+        }
     }
 
     fn made(&self, object: &ObjectMeta, attributes: &Attributes) {
@@ -83,6 +116,17 @@ impl ObjectStore for RememberStore {
         let mut page = self.inner.list(options).await?;
         for object in page.objects.iter_mut().filter(|object| object.attributes.is_none()) {
             object.attributes = self.memory.recall(&object.id, Some(object.modified));
+        }
+        match self.reach {
+            MetadataReach::Known => {}
+            MetadataReach::All => {
+                let unknown = page.objects.iter_mut().filter(|object| object.attributes.is_none());
+                stream::iter(unknown)
+                    .for_each_concurrent(HEADS_MAX, |object| async {
+                        object.attributes = self.ask(&object.id).await;
+                    })
+                    .await;
+            }
         }
         Ok(page)
     }
