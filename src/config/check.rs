@@ -258,18 +258,24 @@ fn namespace_options(
     settings: &Settings,
     surroundings: &Surroundings,
 ) -> Result<namespace::Options, ConfigError> {
-    let umask = parsed(settings, Setting::Umask, |text| match u32::from_str_radix(text, 8) {
-        Ok(bits) if bits <= 0o777 => Ok(bits),
-        Ok(_) | Err(_) => Err("no permission bits in octal"),
-    })?;
+    let umask = parsed(settings, Setting::Umask, permissions)?;
+    let mode =
+        |setting, all: u32| settings.parsed(setting, permissions).map(|given| given.unwrap_or(all & !umask));
     Ok(namespace::Options {
         ttl: time(settings, Setting::MetadataTtl)?,
         uid: settings.parsed(Setting::Uid, u32::from_str)?.unwrap_or(surroundings.uid),
         gid: settings.parsed(Setting::Gid, u32::from_str)?.unwrap_or(surroundings.gid),
-        file_mode: 0o666 & !umask,
-        directory_mode: 0o777 & !umask,
+        file_mode: mode(Setting::FileMode, 0o666)?,
+        directory_mode: mode(Setting::DirMode, 0o777)?,
         mounted_at: surroundings.now,
     })
+}
+
+fn permissions(text: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(text, 8) {
+        Ok(bits) if bits <= 0o777 => Ok(bits),
+        Ok(_) | Err(_) => Err("no permission bits in octal"),
+    }
 }
 
 /// The state and the cache directory.

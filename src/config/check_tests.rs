@@ -79,6 +79,7 @@ fn values_arrive_where_they_are_meant() {
         ("commit", "background"),
         ("on-conflict", "overwrite"),
         ("umask", "077"),
+        ("dir-mode", "750"),
         ("uid", "7"),
         ("read-only", ""),
         ("passthrough", "false"),
@@ -99,7 +100,8 @@ fn values_arrive_where_they_are_meant() {
         fs::Options { commit: CommitMode::Background, read_only: true, passthrough: false }
     );
     assert!(config.fuse.read_only);
-    assert_eq!((config.namespace.file_mode, config.namespace.uid), (0o600, 7));
+    assert_eq!((config.namespace.file_mode, config.namespace.directory_mode), (0o600, 0o750));
+    assert_eq!(config.namespace.uid, 7);
     assert_eq!(config.state_directory, Path::new("/work/here"));
     assert_eq!(config.namespace.ttl, Duration::ZERO);
 }
@@ -145,6 +147,8 @@ fn what_cannot_be_is_refused_with_reason_and_advice() {
         ("close-timeout", "5 parsecs", "is no time", "a time is a number"),
         ("umask", "999", "octal", "022"),
         ("umask", "1000", "octal", "022"),
+        ("file-mode", "rw", "octal", "022"),
+        ("dir-mode", "4755", "octal", "022"),
         ("read-only", "maybe", "neither true nor false", "read-only=true"),
         ("endpoint", "h:9000", "begin with http://", "http://HOST:PORT"),
         ("endpoint", "http:///x", "no host", "http://HOST:PORT"),

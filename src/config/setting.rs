@@ -128,6 +128,10 @@ settings! {
     Uid = "uid", Access, Text("ID"), None, "Owner of files that carry none; the mounting user when not given";
     Gid = "gid", Access, Text("ID"), None, "Group of files that carry none; the mounting user's when not given";
     Umask = "umask", Access, Text("OCTAL"), Some("022"), "Permission bits taken from files that carry none";
+    FileMode = "file-mode", Access, Text("OCTAL"), None,
+        "Permission bits of files that carry none, such as 640; what --umask leaves of 666 when not given";
+    DirMode = "dir-mode", Access, Text("OCTAL"), None,
+        "Permission bits of directories that carry none; what --umask leaves of 777 when not given";
     Passthrough = "passthrough", Tuning, Switch, Some("true"),
         "Let the kernel read completely cached files by itself, where it can and this is root; =false: never";
     Memory = "memory", Tuning, Text("SIZE"), Some("512MiB"), "Most memory for data being read and written";
