@@ -233,7 +233,16 @@ mod tests {
 
     fn known() -> Attr {
         let mtime = UnixTime::from_secs(100);
-        Attr { ino: Ino(5), kind: FileKind::File, size: 1, mtime, mode: 0o644, uid: 1, gid: 2 }
+        Attr {
+            ino: Ino(5),
+            kind: FileKind::File,
+            size: 1,
+            mtime,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            is_removed: false,
+        }
     }
 
     #[test]

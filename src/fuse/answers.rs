@@ -66,6 +66,7 @@ fn missing() -> fuser::FileAttr {
         mode: 0,
         uid: 0,
         gid: 0,
+        is_removed: false,
     };
     file_attr(&nothing)
 }

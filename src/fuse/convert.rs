@@ -45,6 +45,7 @@ pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
         kind: file_type(attr.kind),
         perm: (attr.mode & 0o7777) as u16,
         nlink: match attr.kind {
+            _ if attr.is_removed => 0,
             FileKind::File | FileKind::Symlink => 1,
             FileKind::Directory => 2,
         },
@@ -113,7 +114,8 @@ mod tests {
     fn attributes_keep_size_time_and_permissions() {
         let mtime = UnixTime { secs: -2, nanos: 500 };
         let kind = FileKind::File;
-        let attr = Attr { ino: Ino(9), kind, size: 1025, mtime, mode: 0o100_640, uid: 3, gid: 4 };
+        let attr =
+            Attr { ino: Ino(9), kind, size: 1025, mtime, mode: 0o100_640, uid: 3, gid: 4, is_removed: false };
         let shown = file_attr(&attr);
         assert_eq!((shown.size, shown.blocks, shown.perm, shown.nlink), (1025, 3, 0o640, 1));
         assert_eq!(UnixTime::from(shown.mtime), mtime);

@@ -10,7 +10,7 @@ use crate::namespace::freshness::Freshness;
 use crate::namespace::inode::{Body, Evidence, Folder, Residence, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Survival};
-use crate::namespace::{Attr, Error, FileKind, Namespace};
+use crate::namespace::{Attr, Error, FileKind, Namespace, present};
 use crate::store::{self, DeleteOptions, ErrorKind, Precondition, PutOptions};
 use crate::types::{Attributes, ETag, Ino, Key, ObjectId, ObjectMeta, UploadToken};
 
@@ -46,6 +46,7 @@ impl Namespace {
         }
         let residence = Residence::Local { size: 0, attributes, under: Under::Nothing };
         let ino = tree.add(parent, &name, Body::File(residence))?;
+        tree.names_changed(parent, present());
         tree.count(ino)?;
         Ok(tree.inode(ino)?.attr(&self.options))
     }
@@ -71,6 +72,7 @@ impl Namespace {
         let mut tree = self.tree();
         if tree.last_known(parent, &name)? == Answer::Present(ino) {
             tree.remove(parent, &name, self.fresh_since(now))?;
+            tree.names_changed(parent, present());
         }
         Ok(ino)
     }
@@ -111,6 +113,7 @@ impl Namespace {
             }
         };
         tree.set_marker(ino, marker);
+        tree.names_changed(parent, present());
         tree.count(ino)?;
         Ok(tree.inode(ino)?.attr(&self.options))
     }
@@ -137,7 +140,9 @@ impl Namespace {
         } else {
             self.replace_marker(&names::marker_key(&prefix)?, &attributes).await?
         };
-        self.tree().set_marker(ino, ObjectMeta { attributes: Some(attributes), ..marker });
+        let mut tree = self.tree();
+        tree.set_marker(ino, ObjectMeta { attributes: Some(attributes), ..marker });
+        tree.time_is_set(ino);
         Ok(())
     }
 
@@ -157,6 +162,7 @@ impl Namespace {
         if tree.last_known(parent, &name)? == Answer::Present(ino) {
             tree.remove(parent, &name, self.fresh_since(now))?;
             tree.uncover(parent, &name);
+            tree.names_changed(parent, present());
         }
         Ok(())
     }

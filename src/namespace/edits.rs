@@ -12,7 +12,7 @@ use crate::namespace::freshness::Freshness;
 use crate::namespace::inode::{AsOf, Body, Entry, Evidence, Inode, Place, Residence, Seen, Under};
 use crate::namespace::names::{self, Name};
 use crate::namespace::tree::{Answer, Tree};
-use crate::types::{Attributes, ETag, Ino, ObjectId, ObjectMeta};
+use crate::types::{Attributes, ETag, Ino, ObjectId, ObjectMeta, UnixTime};
 
 pub use doubts::{Doubted, Reach};
 
@@ -206,6 +206,22 @@ impl Tree {
         self.set_absent(parent, name, fresh, as_of);
         self.check();
         Ok(removed)
+    }
+
+    /// A name in a directory has changed here at this time.
+    pub fn names_changed(&mut self, ino: Ino, at: UnixTime) {
+        self.set_names_changed(ino, Some(at));
+    }
+
+    /// A directory's time is what its attributes say.
+    pub fn time_is_set(&mut self, ino: Ino) {
+        self.set_names_changed(ino, None);
+    }
+
+    fn set_names_changed(&mut self, ino: Ino, at: Option<UnixTime>) {
+        if let Some(Inode { body: Body::Directory(folder), .. }) = self.inodes.get_mut(&ino) {
+            folder.names_changed = at;
+        }
     }
 
     /// Moves a file, over one that is there. What is under its new key is not known until the store is asked or

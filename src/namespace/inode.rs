@@ -130,6 +130,8 @@ pub struct Folder {
     pub is_marker_told: bool,
     /// Who says that it exists.
     pub evidence: Evidence,
+    /// When a name in it was made, taken away or moved here for the last time, unless its time was set after that.
+    pub names_changed: Option<UnixTime>,
     /// When the directory became known: what was asked before is no news about names in it.
     pub since: Stamp,
     /// When an entry was last dropped to save memory: a listing begun before that is no longer complete here.
@@ -289,6 +291,7 @@ impl Inode {
                 mode: attributes.and_then(|a| a.mode).unwrap_or(mode) & 0o7777,
                 uid: attributes.and_then(|a| a.uid).unwrap_or(options.uid),
                 gid: attributes.and_then(|a| a.gid).unwrap_or(options.gid),
+                is_removed: matches!(self.place, Place::Removed),
             }
         };
         match &self.body {
@@ -304,7 +307,8 @@ impl Inode {
             }
             Body::Directory(folder) => {
                 let attributes = folder.marker.as_ref().and_then(|marker| marker.attributes.as_ref());
-                dress(DIRECTORY_BYTES, attributes, options.mounted_at)
+                let attr = dress(DIRECTORY_BYTES, attributes, options.mounted_at);
+                Attr { mtime: folder.names_changed.unwrap_or(attr.mtime), ..attr }
             }
         }
     }
@@ -348,6 +352,7 @@ impl Folder {
             marker: None,
             is_marker_told: false,
             evidence,
+            names_changed: None,
             since: Stamp::default(),
             dropped: Stamp::default(),
         }

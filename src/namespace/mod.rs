@@ -33,7 +33,7 @@ mod tree;
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::namespace::edits::LocalState;
 use crate::namespace::fold::beside_directory;
@@ -96,6 +96,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Whether its name was removed here, while somebody still has it open.
+    pub is_removed: bool,
 }
 
 impl Attr {
@@ -352,7 +354,10 @@ impl Namespace {
     ) -> Result<Option<Ino>, Error> {
         let (name, new_name) = (self.name(parent, name)?, self.name(new_parent, new_name)?);
         let absence = self.fresh_since(now);
-        self.tree().rename((parent, &name), (new_parent, &new_name), now, absence)
+        let mut tree = self.tree();
+        let replaced = tree.rename((parent, &name), (new_parent, &new_name), now, absence)?;
+        [parent, new_parent].into_iter().for_each(|directory| tree.names_changed(directory, present()));
+        Ok(replaced)
     }
 
     /// Moves a directory with everything below it in the tree, over an empty one. The objects are the caller's affair;
@@ -367,7 +372,14 @@ impl Namespace {
         let ((above, name), (new_above, new_name)) =
             (names::split_prefix(source)?, names::split_prefix(target)?);
         let absence = self.fresh_since(now);
-        self.tree().move_directory((&above, &name), (&new_above, &new_name), renaming, absence)
+        let mut tree = self.tree();
+        tree.move_directory((&above, &name), (&new_above, &new_name), renaming, absence)?;
+        for path in [&above, &new_above] {
+            if let Ok(Some(directory)) = tree.known_directory(path) {
+                tree.names_changed(directory, present());
+            }
+        }
+        Ok(())
     }
 
     /// Notes once more that nothing is under a directory's old name: a listing may have shown what was still there.
@@ -437,4 +449,9 @@ impl Namespace {
 /// A panic under the lock is a defect that costs its request; what it left of the tree still serves the others.
 fn lock(tree: &Mutex<Tree>) -> MutexGuard<'_, Tree> {
     tree.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time that changes of names made now have.
+fn present() -> UnixTime {
+    UnixTime::from(SystemTime::now())
 }

@@ -97,6 +97,53 @@ fn who_changes_a_file_without_being_root_takes_the_rights_that_it_lends() {
 }
 
 #[test]
+fn a_directory_has_the_time_of_the_last_change_of_its_names_until_it_is_set() {
+    let rig = Rig::mounted(&[LONG_TTL]);
+    let (one, two) = (rig.path("one"), rig.path("two"));
+    fs::create_dir(&one).unwrap();
+    fs::create_dir(&two).unwrap();
+    fs::write(one.join("before"), "").unwrap();
+    let changes: [(&str, &dyn Fn() -> std::io::Result<()>); 8] = [
+        ("a new file", &|| fs::write(one.join("file"), "")),
+        ("a new link", &|| std::os::unix::fs::symlink("file", one.join("link"))),
+        ("a new directory", &|| fs::create_dir(one.join("dir"))),
+        ("a directory moved", &|| fs::rename(one.join("dir"), two.join("dir"))),
+        ("and back", &|| fs::rename(two.join("dir"), one.join("dir"))),
+        ("a directory removed", &|| fs::remove_dir(one.join("dir"))),
+        ("a file moved over another", &|| fs::rename(one.join("file"), one.join("before"))),
+        ("a file removed", &|| fs::remove_file(one.join("before"))),
+    ];
+    for (what, change) in changes {
+        set_mtime(&one, 1_000_000, 7);
+        let mtime = || fs::metadata(&one).unwrap().modified().unwrap();
+        let set = Duration::new(1_000_000, 7);
+        assert_eq!(mtime().duration_since(std::time::UNIX_EPOCH).unwrap(), set, "{what}: as it was set");
+        let now = std::time::SystemTime::now();
+        change().unwrap();
+        assert!(mtime() >= now, "{what}");
+    }
+}
+
+#[test]
+fn an_open_file_whose_name_is_gone_has_no_link() {
+    let rig = Rig::mounted(&[LONG_TTL]);
+    for (name, is_open_to_write) in [("read", false), ("written", true)] {
+        let path = rig.path(name);
+        for way in
+            [|path: &Path| fs::remove_file(path), |path: &Path| fs::rename(path.with_extension("new"), path)]
+        {
+            fs::write(&path, "content").unwrap();
+            fs::write(path.with_extension("new"), "other").unwrap();
+            let file = OpenOptions::new().read(true).write(is_open_to_write).open(&path).unwrap();
+            assert_eq!(file.metadata().unwrap().nlink(), 1, "{name}");
+            way(&path).unwrap();
+            assert_eq!(file.metadata().unwrap().nlink(), 0, "{name}");
+        }
+        assert_eq!(fs::metadata(&path).unwrap().nlink(), 1);
+    }
+}
+
+#[test]
 fn mode_owner_and_time_set_one_after_the_other_are_one_copy() {
     for size in [5, 9 * MIB] {
         let mut rig = Rig::mounted(&[LONG_TTL]);
