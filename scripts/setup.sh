@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Installs what a fresh Debian machine lacks. Sourced by demo.sh, test.sh and bench.sh; does nothing where all is there.
+# Installs what a fresh Debian machine lacks. Sourced by demo.sh, test.sh, posix.sh and bench.sh; does nothing where all is there.
 #   need_build    a compiler, Rust and FUSE
 #   need_servers  foreign S3 servers for the tests, kept in $TOOLS
 #   need_peers    other filesystems and what measures them, for the benchmark
+#   need_posix    what holds a file system against its rules
 set -euo pipefail
 
 TOOLS=${TETHERFS_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/tetherfs-tools}
 RUST_MIN=1.92
 GARAGE_VERSION=2.5.0
 RCLONE_VERSION=1.75.2
+PJDFSTEST_VERSION=0.2.2
 RCLONE=$TOOLS/python/bin/rclone
 
 say() { printf '\n== %s\n' "$*"; }
@@ -73,4 +75,11 @@ need_servers() {
 need_peers() {
     need_rclone
     need_commands fio=fio s3fs=s3fs curl=curl python3=python3 setpriv=util-linux
+}
+
+need_posix() {
+    need_commands fio=fio fusermount3=fuse3
+    [[ $("$TOOLS/bin/pjdfstest" --version 2>/dev/null) == *"$PJDFSTEST_VERSION"* ]] && return
+    say "Building pjdfstest $PJDFSTEST_VERSION into $TOOLS"
+    cargo install --quiet pjdfstest --version "$PJDFSTEST_VERSION" --locked --root "$TOOLS"
 }
