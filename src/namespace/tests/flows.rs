@@ -70,7 +70,8 @@ async fn unlink_removes_object_and_name_and_the_open_file_stays_addressable() {
     assert!(matches!(world.lookup(Ino::ROOT, "f", 1).await, Err(Error::NotFound)));
     assert!(matches!(world.unlink(Ino::ROOT, "f", 1).await, Err(Error::NotFound)));
     world.names.forget(f.ino, 1);
-    assert_eq!(world.names.attr(f.ino, world.at(99)).await.unwrap(), f);
+    let removed = Attr { is_removed: true, ..f.clone() };
+    assert_eq!(world.names.attr(f.ino, world.at(99)).await.unwrap(), removed);
     world.names.set_local(f.ino, 3, &mtime(9));
     assert_eq!(world.names.attr_known(f.ino).unwrap().size, 3);
     assert!(matches!(world.names.key(f.ino), Err(Error::NotFound)));
@@ -209,7 +210,7 @@ async fn rename_replaces_a_file_and_refuses_directories() {
     assert_eq!(world.rename((root, "new"), (root, "old"), 0).unwrap(), Some(old.ino));
     let renamed = world.lookup(root, "old", 0).await.unwrap();
     assert_eq!((renamed.ino, renamed.size), (new.ino, 50));
-    assert_eq!(world.names.attr_known(old.ino).unwrap(), old);
+    assert_eq!(world.names.attr_known(old.ino).unwrap(), Attr { is_removed: true, ..old });
     // Under the new name there is still the replaced object; removing the file must take it along.
     world.delete("new").await;
     world.unlink(root, "old", 0).await.unwrap();
