@@ -93,6 +93,14 @@ impl Keeper {
     }
 }
 
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Those of a fetch that was cut off by a panic or the runtime's end.
+        let mut table = self.source.shared.table();
+        self.waiting.iter().for_each(|&(chunk, _)| table.not_kept(place(&self.source, chunk)));
+    }
+}
+
 fn put(source: &Source, cached: &Arc<CachedObject>, chunks: Vec<(u64, Bytes)>) {
     for (chunk, bytes) in chunks {
         let range = source.grid.range_of(chunk);
