@@ -343,10 +343,10 @@ impl FileSystem {
                 Below::Object => Origin::Over(object.id),
                 Below::Nothing => Origin::Emptied(object.id),
             };
-            let file = self.writer.create(key, origin, expected, attributes)?;
-            if content.is_removed {
-                file.lose_name();
-            }
+            let file = match content.is_removed {
+                true => self.writer.create_nameless(key, origin, attributes)?,
+                false => self.writer.create(key, origin, expected, attributes)?,
+            };
             content.set_local(LocalFile::new(file));
         }
         content.local().ok_or(Error::BadHandle)

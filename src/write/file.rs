@@ -43,6 +43,15 @@ pub struct WriteFile {
     outcome: watch::Sender<Outcome>,
 }
 
+/// Whether a file has the name that it is made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::write) enum Naming {
+    /// It is to be committed under it.
+    Named,
+    /// It was removed before its first change: what its handles write is for them alone.
+    Nameless,
+}
+
 /// What a file is made from.
 pub struct Beginning {
     /// Where it is to be committed.
@@ -71,17 +80,22 @@ impl WriteFile {
     pub(in crate::write) fn new(
         context: &Arc<Context>,
         beginning: Beginning,
+        naming: Naming,
     ) -> Result<Arc<WriteFile>, Error> {
         let session = context.book.next_session();
         let is_empty = beginning.base.as_ref().is_none_or(|base| base.valid == 0);
         let file = WriteFile::with(context, beginning, session);
+        let mut state = file.lock();
+        match naming {
+            Naming::Named => {}
+            Naming::Nameless => state.standing = Standing::Removed(None),
+        }
         if is_empty {
             // A file that nothing shows through of differs from what is in the bucket even before the first write.
-            let mut state = file.lock();
             file.stage(&mut state, session)?;
             file.changed(&mut state, session, ByteRange::new(0, 0));
-            drop(state);
         }
+        drop(state);
         Ok(file)
     }
 

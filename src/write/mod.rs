@@ -37,7 +37,7 @@ use crate::observe::{Metrics, task};
 use crate::store::ObjectStore;
 use crate::types::{Attributes, ByteRange, ByteSize, Key, ObjectId, ObjectMeta, SessionId, UnixTime};
 use crate::write::context::{Command, Context, GiveUpBy};
-use crate::write::file::{Beginning, Left};
+use crate::write::file::{Beginning, Left, Naming};
 use crate::write::upload::{Base, FileId, Move, MoveState};
 
 pub use context::killpoint::{KillAt, KillAtError, KillPoint};
@@ -323,7 +323,19 @@ impl Writer {
         expected: Precondition,
         attributes: Attributes,
     ) -> Result<Arc<WriteFile>, Error> {
-        WriteFile::new(&self.context, Beginning { key, base: origin.base(), expected, attributes })
+        let beginning = Beginning { key, base: origin.base(), expected, attributes };
+        WriteFile::new(&self.context, beginning, Naming::Named)
+    }
+
+    /// The same of an object that was removed while somebody has it open, whose writes are for him alone.
+    pub fn create_nameless(
+        self: &Arc<Self>,
+        key: Key,
+        origin: Origin,
+        attributes: Attributes,
+    ) -> Result<Arc<WriteFile>, Error> {
+        let beginning = Beginning { key, base: origin.base(), expected: Precondition::Absent, attributes };
+        WriteFile::new(&self.context, beginning, Naming::Nameless)
     }
 
     /// Every session that is not in the bucket yet, oldest first.

@@ -43,6 +43,29 @@ fn a_temporary_file_without_a_name_gives_its_staging_back() {
 }
 
 #[test]
+fn an_object_removed_while_it_is_open_does_not_come_back_when_it_is_empty_or_emptied() {
+    for commit in ["--commit=close", "--commit=background"] {
+        let mut rig = Rig::mounted(&[commit]);
+        for (name, size, cut) in [("empty", 0, None), ("emptied", 100, Some(0)), ("cut", 100, Some(10))] {
+            rig.bucket.put(name, &pattern(1, size));
+            let file = open(&rig, name);
+            fs::remove_file(rig.path(name)).unwrap();
+            if let Some(len) = cut {
+                file.set_len(len).unwrap();
+            }
+            file.sync_all().unwrap();
+            file.write_all_at(b"for us alone", 0).unwrap();
+            let mut seen = [0; 12];
+            file.read_exact_at(&mut seen, 0).unwrap();
+            assert_eq!(&seen, b"for us alone");
+        }
+        nothing_is_left(&rig);
+        rig.unmount();
+        assert_eq!(rig.bucket.keys(), [""; 0], "{commit}");
+    }
+}
+
+#[test]
 fn writing_to_an_object_removed_or_replaced_meanwhile_leaves_no_upload() {
     let mut rig = Rig::mounted(&[]);
     rig.bucket.put("removed", &[b'r'; 100]);

@@ -62,13 +62,4 @@ impl WriteFile {
     pub fn is_nameless(&self) -> bool {
         matches!(self.lock().standing, Standing::Removed(_))
     }
-
-    /// The file was removed before its first change: what its handles write is for them alone. Does nothing to a file
-    /// that has changes, which [`WriteFile::discard`] gives up.
-    pub fn lose_name(&self) {
-        let mut state = self.lock();
-        if let Standing::Clean = state.standing {
-            state.standing = Standing::Removed(None);
-        }
-    }
 }
