@@ -172,6 +172,10 @@ impl FileSystem {
             (Some(file), None) => {
                 let old_key = file.key();
                 file.rename(key.clone(), replaces).await?;
+                // Its close is to be waited for like others: what it has replaced must not come back after a crash.
+                if let Some(local) = state.content().local() {
+                    local.is_untouched = false;
+                }
                 self.files.unwatch_key(&old_key, state.ino);
                 self.files.watch_key(key, state.ino);
                 Ok(None)
@@ -215,7 +219,9 @@ impl FileSystem {
         match (self.writer.on_conflict(), mode) {
             (OnConflict::Overwrite, RenameMode::Replace) => replaces.whatever_is_there(),
             (OnConflict::Overwrite, RenameMode::KeepTarget)
-            | (OnConflict::KeepBoth | OnConflict::Fail, _) => replaces,
+            | (OnConflict::KeepBoth | OnConflict::Fail, RenameMode::Replace | RenameMode::KeepTarget) => {
+                replaces
+            }
         }
     }
 
