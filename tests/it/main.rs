@@ -23,6 +23,7 @@ mod kills;
 mod lengths;
 mod links;
 mod listings;
+mod model;
 mod mount;
 mod names;
 mod names_odd;
