@@ -1,10 +1,13 @@
 //! git and SQLite, which lock, sync, map and rename, and notice every byte that is not as they left it.
 
-use crate::programs::Twins;
+use crate::programs::{Contents, Twins};
 
 #[test]
 fn git_commits_clones_collects_and_finds_nothing_broken() {
-    let mut twins = Twins::new(&["--commit=background"]);
+    git(&mut Twins::new(&["--commit=background"]));
+}
+
+pub fn git(twins: &mut Twins<impl Contents>) {
     twins.run(
         r#"git init -q -b main repo; cd repo; git config core.fileMode false
 for n in $(seq 20); do seq $n $((n * 30)) > f$n; done
@@ -48,7 +51,10 @@ ls"#
 
 #[test]
 fn sqlite_keeps_its_tables_in_every_journal_mode() {
-    let twins = Twins::new(&["--commit=background"]);
+    every_journal_mode(&mut Twins::new(&["--commit=background"]));
+}
+
+pub fn every_journal_mode(twins: &mut Twins<impl Contents>) {
     for mode in ["delete", "truncate", "persist", "memory", "off", "wal"] {
         twins.run(&sqlite(mode));
     }
@@ -58,7 +64,6 @@ for mode in ["delete", "truncate", "persist", "memory", "off", "wal"]:
     c = sqlite3.connect(f"db-{mode}", timeout=20)
     print(mode, c.execute("PRAGMA integrity_check").fetchone()[0], c.execute("SELECT count(*), sum(length(v)) FROM t").fetchone())
 P"#;
-    let mut twins = twins;
     twins.run(check);
     twins.rig.unmount();
     twins.rig.mount_again();

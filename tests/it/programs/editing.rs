@@ -1,10 +1,13 @@
 //! How editors, loggers and media tools change files.
 
-use crate::programs::Twins;
+use crate::programs::{Contents, Twins};
 
 #[test]
 fn editors_replace_files_without_a_moment_in_which_there_is_none() {
-    let mut twins = Twins::new(&[]);
+    editors(&mut Twins::new(&[]));
+}
+
+pub fn editors(twins: &mut Twins<impl Contents>) {
     twins.run("for n in $(seq 200); do echo line $n; done > text");
     // As vim does it: a backup, a new file of the name, the backup removed.
     twins.run("mv text text~; { cat text~; echo added; } > text; sync text; rm text~; tail -n1 text");
@@ -25,7 +28,10 @@ ls"#,
 
 #[test]
 fn two_writers_append_to_one_log() {
-    let mut twins = Twins::new(&["--commit=background"]);
+    two_writers(&mut Twins::new(&["--commit=background"]));
+}
+
+pub fn two_writers(twins: &mut Twins<impl Contents>) {
     twins.run(
         r#"append() { python3 - "$1" <<'P'
 import os, sys
@@ -42,7 +48,10 @@ wc -l < log; grep '^a ' log | md5sum; grep '^b ' log | md5sum; sort log > sorted
 
 #[test]
 fn a_header_is_patched_when_all_is_written() {
-    let mut twins = Twins::new(&["--part-size=5M"]);
+    header(&mut Twins::new(&["--part-size=5M"]));
+}
+
+pub fn header(twins: &mut Twins<impl Contents>) {
     twins.run(
         r#"python3 - <<'P'
 with open("film", "wb") as f:

@@ -1,33 +1,71 @@
 //! Real programs, unmodified, on a real mount: each does the same there and in a directory of the local disk, and both must
-//! be the same afterwards, at once and after a remount, and in the bucket.
+//! be the same afterwards, at once and after a remount, and in the bucket, which has nothing else. Over the embedded bucket
+//! and over a server that others wrote.
 
 mod databases;
 mod editing;
+mod garage;
 mod trees;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::{Rig, wait_for};
+use crate::support::{Bucket, Client, Foreign, Rig, Served, wait_for};
 
 /// Longest that one script may take.
 const SCRIPT_LIMIT: &str = "120";
 const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A mount and a local directory in which the same is done.
-pub struct Twins {
-    pub rig: Rig,
+pub struct Twins<B: Served = Bucket> {
+    pub rig: Rig<B>,
     local: TempDir,
 }
 
+/// What a server has, seen from outside the mount.
+pub trait Contents: Served {
+    fn keys(&self) -> Vec<String>;
+    fn object(&self, key: &str) -> Option<Vec<u8>>;
+}
+
+impl Contents for Bucket {
+    fn keys(&self) -> Vec<String> {
+        self.all_keys()
+    }
+
+    fn object(&self, key: &str) -> Option<Vec<u8>> {
+        self.find(key)
+    }
+}
+
+impl Contents for Foreign {
+    fn keys(&self) -> Vec<String> {
+        Client::of(self).keys()
+    }
+
+    fn object(&self, key: &str) -> Option<Vec<u8>> {
+        Client::of(self).get(key)
+    }
+}
+
 impl Twins {
+    /// Over the embedded bucket.
     pub fn new(options: &[&str]) -> Twins {
-        Twins { rig: Rig::mounted(options), local: tempfile::tempdir().unwrap() }
+        Twins::over(Bucket::start(), options)
+    }
+}
+
+impl<B: Contents> Twins<B> {
+    pub fn over(bucket: B, options: &[&str]) -> Twins<B> {
+        let mut rig = Rig::over(bucket);
+        rig.mount(options);
+        Twins { rig, local: tempfile::tempdir().unwrap() }
     }
 
     /// Runs a script in both, on the local disk first; what it prints must be the same.
@@ -57,11 +95,14 @@ impl Twins {
         });
         self.rig.unmount();
         for (path, node) in &expected {
-            if let Node::File(bytes) = node {
-                let found = self.rig.bucket.find(path);
+            if let Node::File(bytes, _) = node {
+                let found = self.rig.bucket.object(path);
                 assert!(found.as_ref() == Some(bytes), "{path} in the bucket");
             }
         }
+        let keys = self.rig.bucket.keys();
+        let strange = keys.iter().find(|key| !expected.contains_key(key.trim_end_matches('/')));
+        assert_eq!(strange, None, "in the bucket alone");
         self.rig.mount_again();
         assert_eq!(tree(&self.rig.mountpoint()), expected, "after a remount");
     }
@@ -88,16 +129,20 @@ fn run_in(directory: &Path, script: &str) -> Output {
 /// What a directory has under a name.
 #[derive(PartialEq, Eq)]
 enum Node {
-    Directory,
-    File(Vec<u8>),
+    /// With its mode.
+    Directory(u32),
+    /// With its mode.
+    File(Vec<u8>, u32),
     Link(PathBuf),
 }
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Node::Directory => f.write_str("directory"),
-            Node::File(bytes) => write!(f, "{} bytes {:.8}", bytes.len(), crate::support::sha256(bytes)),
+            Node::Directory(mode) => write!(f, "directory {mode:o}"),
+            Node::File(bytes, mode) => {
+                write!(f, "{} bytes {:.8} {mode:o}", bytes.len(), crate::support::sha256(bytes))
+            }
             Node::Link(target) => write!(f, "-> {}", target.display()),
         }
     }
@@ -110,14 +155,15 @@ fn tree(root: &Path) -> BTreeMap<String, Node> {
         for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let (kind, mode) = (meta.file_type(), meta.mode() & 0o7777);
             let node = if kind.is_dir() {
                 left.push(path);
-                Node::Directory
+                Node::Directory(mode)
             } else if kind.is_symlink() {
                 Node::Link(fs::read_link(&path).unwrap())
             } else {
-                Node::File(fs::read(&path).unwrap())
+                Node::File(fs::read(&path).unwrap(), mode)
             };
             found.insert(name, node);
         }

@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt;
 
 use tetherfs::bucket::Operation;
 
-use crate::programs::Twins;
+use tempfile::TempDir;
+
+use crate::programs::{Contents, Twins};
 
 /// A small tree of files, directories and links.
 const MAKE_TREE: &str = r#"
@@ -19,7 +21,10 @@ ln -s a/f3 tree/link
 
 #[test]
 fn tar_keeps_content_modes_and_times() {
-    let mut twins = Twins::new(&[]);
+    tar(&mut Twins::new(&[]));
+}
+
+pub fn tar(twins: &mut Twins<impl Contents>) {
     twins.run(&format!(
         "{MAKE_TREE} tar c --format=posix tree > packed.tar; rm -r tree; tar x < packed.tar; rm packed.tar"
     ));
@@ -33,11 +38,7 @@ fn tar_keeps_content_modes_and_times() {
 #[test]
 fn a_second_rsync_sends_nothing() {
     let mut twins = Twins::new(&[]);
-    let source = tempfile::tempdir().unwrap();
-    super::run_in(source.path(), MAKE_TREE);
-    let rsync = format!("rsync -a --itemize-changes {}/tree/ synced/", source.path().display());
-    twins.run(&format!("{rsync} > /dev/null"));
-    twins.compare();
+    let (source, rsync) = rsync_twice(&mut twins);
     twins.rig.bucket.requests().reset();
     twins.run(&rsync);
     for operation in
@@ -51,9 +52,23 @@ fn a_second_rsync_sends_nothing() {
     twins.compare();
 }
 
+/// Its second run has nothing to say. Returns where it syncs from, and how.
+pub fn rsync_twice(twins: &mut Twins<impl Contents>) -> (TempDir, String) {
+    let source = tempfile::tempdir().unwrap();
+    super::run_in(source.path(), MAKE_TREE);
+    let rsync = format!("rsync -a --itemize-changes {}/tree/ synced/", source.path().display());
+    twins.run(&format!("{rsync} > /dev/null"));
+    twins.compare();
+    assert_eq!(twins.mounted(&rsync).stdout, b"");
+    (source, rsync)
+}
+
 #[test]
 fn cp_a_copies_a_tree_and_diff_finds_no_difference() {
-    let mut twins = Twins::new(&[]);
+    cp_a(&mut Twins::new(&[]));
+}
+
+pub fn cp_a(twins: &mut Twins<impl Contents>) {
     twins.run(&format!("{MAKE_TREE} cp -a tree copy; diff -r tree copy; stat -c '%n %a %Y' copy/a/f1 copy/a/f2 copy/run.sh | sort"));
     twins.compare();
 }
@@ -70,7 +85,10 @@ fn zip_packs_and_unpacks() {
 
 #[test]
 fn make_builds_a_project() {
-    let mut twins = Twins::new(&["--commit=background"]);
+    make(&mut Twins::new(&["--commit=background"]));
+}
+
+pub fn make(twins: &mut Twins<impl Contents>) {
     twins.run(
         r#"mkdir src; cd src
 for n in 1 2 3 4 5; do echo "int f$n(void) { return $n; }" > f$n.c; done
