@@ -114,6 +114,13 @@ class TetherfsWithoutPassthrough(Tetherfs):
         return "passthrough" in run([program, "mount", "--help"], timeout_s=10).output
 
 
+class TetherfsWithoutCache(Tetherfs):
+    """Ours where nothing is kept on disk, as filesystems without a disk cache read."""
+
+    name = "no-cache"
+    extra = ("--cache-size", "0")
+
+
 class TetherfsInBackground(Tetherfs):
     """Ours where close returns when the file is safe on the local disk."""
 

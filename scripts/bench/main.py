@@ -25,7 +25,8 @@ from pathlib import Path
 import read_part
 import small_part
 import write_part
-from contenders import Rclone, RcloneWriting, S3fs, Tetherfs, TetherfsInBackground, TetherfsWithoutPassthrough
+from contenders import (Rclone, RcloneWriting, S3fs, Tetherfs, TetherfsInBackground, TetherfsWithoutCache,
+                        TetherfsWithoutPassthrough)
 from machine import Failure, facts, run
 from report import CEILINGS, Report
 from server import LATENCY_MS, Data, Server
@@ -105,7 +106,7 @@ def chosen(part, options, server, work):
     if PARTS[part] is write_part.PART:
         ours, theirs = [Tetherfs, TetherfsInBackground], RcloneWriting
     elif TetherfsWithoutPassthrough.exists(options.tetherfs):
-        ours.append(TetherfsWithoutPassthrough)
+        ours += [TetherfsWithoutPassthrough, TetherfsWithoutCache]
     everyone = [*(kind(server, work, options.tetherfs) for kind in ours), theirs(server, work, options.rclone),
                 S3fs(server, work)]
     names = [contender.name for contender in everyone]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stage import MIB_PER_S, OPS_PER_S
 
-OURS = ("tetherfs", "no-passthru", "background")
+OURS = ("tetherfs", "no-passthru", "no-cache", "background")
 CEILINGS = ("curl", "local", "direct")
 # Of these, those that make requests.
 CLIENTS = ("curl", "direct")
