@@ -281,6 +281,23 @@ fn killed_in_the_middle_of_a_read_fetches_at_most_one_window_twice() {
 }
 
 #[test]
+fn a_new_empty_file_that_replaced_another_is_there_after_a_kill() {
+    let mut rig = Rig::mounted(&["--commit=background"]);
+    fs::write(rig.path("name"), b"old").unwrap();
+    expect_nothing_pending(&rig);
+    let file = fs::File::create_new(rig.path("new")).unwrap();
+    fs::rename(rig.path("new"), rig.path("name")).unwrap();
+    drop(file);
+    rig.kill();
+    rig.mount_again();
+    assert_eq!(fs::read(rig.path("name")).unwrap(), b"");
+    expect_in_bucket(&rig, "name", b"");
+    expect_nothing_pending(&rig);
+    assert_eq!(rig.bucket.keys(), ["name"]);
+    rig.unmount();
+}
+
+#[test]
 fn a_killed_daemon_can_be_mounted_over() {
     let mut rig = Rig::mounted(&[]);
     fs::write(rig.path("f"), "x").unwrap();
